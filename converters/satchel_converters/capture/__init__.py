@@ -1,0 +1,102 @@
+"""From a checkpoint to components. An architecture that needs more than the generic way is one file in this folder.
+
+A file has `capture(model, task, inputs) -> tuple[Component, ...]` and is named in `_BY_MODEL_TYPE`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from satchel_runtimes.errors import IntegrityError, SupportError
+from satchel_runtimes.tasks import Task, task_class
+from satchel_runtimes.toolchain import need
+
+from ..component import Component
+from ..source import SourceModel
+
+if TYPE_CHECKING:
+    import transformers
+
+__all__ = ["Loaded", "capture", "load_model"]
+
+_BY_MODEL_TYPE: dict[str, str] = {}
+_GENERIC = ".encoder"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The reference: the model in float32, and the tokenizer that belongs to it."""
+
+    source: SourceModel
+    task: type[Task]
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
+
+
+def load_model(source: SourceModel, task_name: str) -> Loaded:
+    """Load weights in float32 and the tokenizer, and check that every weight of the model came from the checkpoint.
+
+    Raises:
+        ToolchainError: torch or transformers is missing.
+        IntegrityError: weights that do not fit the config, or a head that the checkpoint does not have.
+        SupportError: an architecture that transformers does not know, or a tokenizer without a fast form.
+    """
+    need("torch", extra="convert", to=f"load {source.id}", of="satchel")
+    transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
+    _quiet(transformers)
+    task = task_class(task_name)
+    common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
+    auto = getattr(transformers, task.auto_model)
+    try:
+        model, info = auto.from_pretrained(
+            source.folder, dtype="float32", use_safetensors=True, output_loading_info=True, **common
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **common)
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        # transformers reports every mismatch between files and classes with one of these.
+        raise SupportError(
+            f"Cannot load {source.id} for {task_name}.",
+            why=f"transformers {transformers.__version__}: {str(error).strip().splitlines()[0][:300]}",
+            fix="check that the folder is complete and that the task fits the model; --task names another",
+        ) from None
+    _check_loading(source, task, info)
+    if not tokenizer.is_fast:
+        raise SupportError(
+            f"Cannot convert {source.id}.",
+            why=f"{type(tokenizer).__name__} has no fast form, and a device runs tokenizer.json only",
+            fix="use a checkpoint with tokenizer.json",
+        )
+    return Loaded(source, task, model.eval(), tokenizer)
+
+
+def capture(loaded: Loaded) -> tuple[Component, ...]:
+    """The model's exportable graphs."""
+    module = importlib.import_module(_BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC), __name__)
+    components: tuple[Component, ...] = module.capture(loaded)
+    return components
+
+
+def _check_loading(source: SourceModel, task: type[Task], info: dict[str, Any]) -> None:
+    mismatched = sorted(str(each[0] if isinstance(each, tuple) else each) for each in info["mismatched_keys"])
+    # The pooler is not on the way to any output of a body without a head.
+    missing = sorted(key for key in info["missing_keys"] if task.auto_model != "AutoModel" or "pooler." not in key)
+    if mismatched:
+        raise IntegrityError(
+            f"Cannot load {source.id}.",
+            why=f"{len(mismatched)} weights have another shape than config.json says, the first is {mismatched[0]}",
+            fix="take the config.json that belongs to these weights",
+        )
+    if missing:
+        raise IntegrityError(
+            f"Cannot load {source.id} for {task.name}.",
+            why=f"the checkpoint lacks {len(missing)} weights of {task.auto_model}, the first is {missing[0]}; "
+            "transformers would fill them with random numbers",
+            fix="name the task that the model was trained for with --task, or train the head first",
+        )
+
+
+def _quiet(transformers: Any) -> None:  # Any: a module
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -1,0 +1,101 @@
+"""The generic way: a text encoder with or without a head, one graph from token ids to the task's outputs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..component import Axis, Component, Input, Output
+
+if TYPE_CHECKING:
+    from . import Loaded
+
+__all__ = ["capture"]
+
+# What each input is filled with beyond a text's own tokens; the pad ids come from the tokenizer.
+_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class _Encoder(torch.nn.Module):
+    """Takes and returns plain named tensors, with the attention mask as most engines and fusions want it.
+
+    The 4-D float mask is built here: boolean masks come out as operators that old engines lack (tflite-runtime has no
+    GATHER_ND 5), and transformers passes a 4-D mask through as it is.
+    """
+
+    def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...], float_mask: bool) -> None:
+        super().__init__()
+        self.model, self.outputs, self.float_mask = model, outputs, float_mask
+        self.config = model.config  # transformers' exporter looks for it
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.float_mask:
+            mask = inputs["attention_mask"][:, None, None, :].to(torch.float32)
+            inputs = {**inputs, "attention_mask": (1.0 - mask) * torch.finfo(torch.float32).min}
+        result = self.model(**inputs, return_dict=True)
+        return {name: result[name] for name in self.outputs}
+
+
+def capture(loaded: Loaded) -> tuple[Component, ...]:
+    accepted = inspect.signature(loaded.model.forward).parameters
+    wanted = [name for name in _TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
+    example = _example(loaded, wanted)
+    names = loaded.task.outputs
+    module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example))
+    with torch.no_grad():
+        results = module(**example)
+    batch = Axis("batch")
+    sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
+    inputs = tuple(Input(name, "int64", (batch, sequence), _padding(loaded, name)) for name in wanted)
+    outputs = tuple(
+        Output(name, "float32", _axes(results[name], example["input_ids"], batch, sequence), "attention_mask")
+        for name in names
+    )
+    return (Component("model", module, inputs, outputs, example),)
+
+
+def _example(loaded: Loaded, wanted: list[str]) -> dict[str, torch.Tensor]:
+    """Two texts of different length, so that the mask matters, and no size equal to another by accident."""
+    vocabulary = len(loaded.tokenizer)
+    ids = torch.arange(2 * 11).reshape(2, 11) * 37 % max(vocabulary - 10, 1) + 5
+    ids = ids.clamp(max=vocabulary - 1)
+    mask = torch.ones_like(ids)
+    ids[1, 7:], mask[1, 7:] = loaded.tokenizer.pad_token_id or 0, 0
+    made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: made[name] for name in wanted}
+
+
+def _takes_float_mask(model: torch.nn.Module, names: tuple[str, ...], example: dict[str, torch.Tensor]) -> bool:
+    """Whether the model gives the same answer with a ready 4-D mask; some architectures build their own from 2-D."""
+    if "attention_mask" not in example:
+        return False
+    with torch.no_grad():
+        plain = _Encoder(model, names, False)(**example)
+        try:
+            ready = _Encoder(model, names, True)(**example)
+        except (ValueError, RuntimeError, IndexError, TypeError):  # they refuse it in as many ways
+            return False
+    valid = example["attention_mask"].bool()
+    return all(_same(plain[name], ready[name], valid) for name in names)
+
+
+def _same(plain: torch.Tensor, ready: torch.Tensor, valid: torch.Tensor) -> bool:
+    if plain.shape[:2] == valid.shape:
+        plain, ready = plain[valid], ready[valid]
+    return bool(torch.allclose(plain, ready, rtol=1e-4, atol=1e-5 * float(plain.abs().max())))
+
+
+def _axes(value: torch.Tensor, ids: torch.Tensor, batch: Axis, sequence: Axis) -> tuple[Axis | int, ...]:
+    axes: list[Any] = list(value.shape)
+    axes[0] = batch
+    if len(axes) > 1 and axes[1] == ids.shape[1]:
+        axes[1] = sequence
+    return tuple(axes)
+
+
+def _padding(loaded: Loaded, name: str) -> float:
+    if name == "input_ids":
+        return float(loaded.tokenizer.pad_token_id or 0)
+    return float(loaded.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0.0

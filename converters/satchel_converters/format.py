@@ -1,0 +1,124 @@
+"""What a format can do, as data, readable without importing its toolchain; and the names of all formats."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from satchel_runtimes.errors import SupportError, UsageError
+from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.toolchain import satisfies
+
+from .component import Component
+
+__all__ = ["Artifact", "Format", "Plan", "Scheme", "format_of", "list_formats"]
+
+# A new format is one file here, and this line.
+_MODULES = {"onnx": ".onnx"}
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to store and compute the weights.
+
+    `purpose` is what it is for: "reference", "speed" or "size"; a scheme for speed is refused where it is slower than
+    its float twin. `engine` bounds the engine versions that have its kernels.
+    """
+
+    name: str
+    purpose: str
+    bytes_per_weight: float
+    engine: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a profile and the options ask of a format."""
+
+    format: str
+    scheme: Scheme
+    engine: Engine
+    reduce_range: bool = False  # 7-bit weights, for kernels whose 16-bit sums could saturate
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The graphs of one format and scheme, in files below `folder`."""
+
+    folder: Path
+    graphs: tuple[Graph, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One target format.
+
+    `export` writes the components in float32, the twin of every scheme and the stage that is cached; `apply` makes a
+    scheme from that. A format whose toolchain quantizes before the trace does its work in `export`.
+    """
+
+    name: str
+    engine: str
+    shapes: str  # "dynamic" or "static"
+    schemes: Mapping[str, Scheme]
+    packages: tuple[str, ...]
+    extra: str
+    plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
+    export: Callable[[Sequence[Component], Plan, Path], Artifact]
+    apply: Callable[[Artifact, Plan, Path], Artifact]
+    about: str = ""
+    notes: tuple[str, ...] = field(default=())
+
+    def scheme(self, name: str) -> Scheme:
+        """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""
+        if name in self.schemes:
+            return self.schemes[name]
+        everywhere = {each for other in list_formats() for each in format_of(other).schemes}
+        if name in everywhere:
+            raise SupportError(
+                f"Cannot make {name} in {self.name}.",
+                why=f"{self.name} has {', '.join(self.schemes)}",
+                fix="choose one of these, or another format",
+            )
+        near = difflib.get_close_matches(name, everywhere, n=1)
+        raise UsageError(
+            f"Cannot find the scheme {name!r}.",
+            why=f"{self.name} has {', '.join(self.schemes)}",
+            fix=f"did you mean {near[0]!r}?" if near else "name one of these",
+        )
+
+
+def list_formats() -> tuple[str, ...]:
+    return tuple(_MODULES)
+
+
+def format_of(name: str) -> Format:
+    """Raises: UsageError when no format has this name."""
+    if name not in _MODULES:
+        near = difflib.get_close_matches(name, _MODULES, n=1)
+        raise UsageError(
+            f"Cannot find the format {name!r}.",
+            why=f"this satchel writes {', '.join(_MODULES)}",
+            fix=f"did you mean {near[0]!r}?" if near else "name one of these",
+        )
+    found: Format = importlib.import_module(_MODULES[name], __package__).FORMAT
+    return found
+
+
+def oldest(version_range: str) -> tuple[int, ...]:
+    """The lowest release that a range such as `>=1.17,<2` admits."""
+    for clause in version_range.split(","):
+        if clause.strip().startswith((">=", "==")):
+            return tuple(int(part) for part in clause.strip()[2:].rstrip(".*").split("."))
+    return (0,)
+
+
+def engine_has(version_range: str, needed: str) -> bool:
+    """Whether every engine in the profile's range is new enough, judged by the oldest of them."""
+    return satisfies(".".join(str(part) for part in oldest(version_range)), needed)

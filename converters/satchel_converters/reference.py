@@ -1,0 +1,105 @@
+"""What the model itself says: the torch reference, run on the same rows that the artifact will see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from satchel_runtimes.errors import ParityError
+from satchel_runtimes.golden import GoldenItem, run_items
+from satchel_runtimes.manifest import TaskEntry, TensorSpec
+from satchel_runtimes.sessions import Tensors
+from satchel_runtimes.tasks import Task, task_class
+
+from .component import Component, specs
+
+if TYPE_CHECKING:
+    from .capture import Loaded
+
+__all__ = ["ModelFolder", "open_tasks", "reference_answers"]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The processors of a model that is being converted, as a task reads them."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class _TorchSession:
+    """The loaded checkpoint behind the contract of every session. Nothing of the capture is in the way, so an error
+    there shows as a difference."""
+
+    loaded: Loaded
+    component: Component
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return specs(self.component.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return specs(self.component.outputs)
+
+    def new_state(self) -> None:
+        return None
+
+    def run(self, tensors: Mapping[str, np.ndarray], state: object | None = None) -> Tensors:
+        with torch.inference_mode():
+            result = self.loaded.model(**{k: torch.from_numpy(v) for k, v in tensors.items()}, return_dict=True)
+        return {output.name: result[output.name].float().numpy() for output in self.component.outputs}
+
+    def close(self) -> None:
+        pass
+
+
+def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
+    return {entry.name: task_class(entry.name)(entry, ModelFolder(folder)) for entry in entries}
+
+
+def reference_answers(
+    loaded: Loaded,
+    components: Sequence[Component],
+    tasks: Mapping[str, Task],
+    items: Sequence[GoldenItem],
+    on_sample: Callable[[], None] | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """The reference model's answers, one dictionary per item.
+
+    Raises:
+        ParityError: the bundle's tokenizer gives other ids than the model's own.
+    """
+    _check_tokens(loaded, tasks, items)
+    graphs = {component.name: _TorchSession(loaded, component) for component in components}
+    # One thread: a short text gains nothing from two, and the sum's order stays the same from run to run.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run_items(tasks, graphs, items, on_sample=on_sample)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_tokens(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[GoldenItem]) -> None:
+    for item in items:
+        rows = tasks[item.task].encode(item.input, tasks[item.task].check_options(item.options))
+        if not isinstance(item.input, str) or len(rows) != 1:
+            continue  # pairs and windows are compared by the task's answer
+        ours = rows[0].tensors["input_ids"].tolist()
+        theirs = loaded.tokenizer(item.input, truncation=True, max_length=max(len(ours), 1))["input_ids"]
+        whole = loaded.tokenizer(item.input)["input_ids"]
+        if ours != theirs or (len(whole) != len(ours) and len(ours) < tasks[item.task].max_length):  # type: ignore[attr-defined]  # text tasks
+            raise ParityError(
+                f"The tokenizer of {loaded.source.id} cannot be carried.",
+                why=f"tokenizer.json gives other ids than transformers for {item.input[:40]!r}",
+                fix="report this checkpoint; no bundle was written",
+            )

@@ -1,0 +1,339 @@
+"""Find a model, a local folder or a Hub id, and look at it without running any of its code or importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from satchel_runtimes.bundle import sha256_of
+from satchel_runtimes.errors import IntegrityError, SatchelError, SupportError, UsageError
+from satchel_runtimes.tasks import list_tasks, task_class
+from satchel_runtimes.tasks.task import ModelFacts
+from satchel_runtimes.toolchain import need
+
+__all__ = ["SourceModel", "find_source", "tasks_for"]
+
+# What a conversion reads; a Hub repository often holds the same weights five times over.
+_WANTED = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md", "*/config.json")
+_CODE = ("*.py",)
+_PICKLES = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.ckpt.index",
+    "tf_model.h5",
+    "flax_model.msgpack",
+)
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """A model on this disk: its folder, its config, and where it came from."""
+
+    id: str
+    folder: Path
+    config: Mapping[str, Any]
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.id.rstrip("/").rpartition("/")[2]
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def architecture(self) -> str:
+        return str((self.config.get("architectures") or [""])[0])
+
+    @cached_property
+    def license(self) -> str | None:
+        """From the model card's front matter."""
+        card = self.folder / "README.md"
+        if card.is_file():
+            found = re.search(
+                r"\A---\n.*?^license:\s*['\"]?([\w.-]+)", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE
+            )
+            return found.group(1) if found else None
+        return None
+
+    @cached_property
+    def parameters(self) -> int:
+        """Counted in the headers of the safetensors files."""
+        total = 0
+        for file in self.weights:
+            for name, entry in _safetensors_header(file).items():
+                if name != "__metadata__" and entry["dtype"][0] in "FB":  # counters and position ids are no parameters
+                    size = 1
+                    for axis in entry["shape"]:
+                        size *= axis
+                    total += size
+        return total
+
+    @cached_property
+    def weights(self) -> tuple[Path, ...]:
+        return _weights(self.folder)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over every file that a conversion reads: two folders with one digest convert alike."""
+        digest = hashlib.sha256()
+        for file in sorted({each for pattern in (*_WANTED, *_CODE) for each in self.folder.glob(pattern)}):
+            if file.is_file() and file.name != "README.md":
+                with file.open("rb") as opened:
+                    digest.update(f"{file.relative_to(self.folder)}\0{sha256_of(opened)}\n".encode())
+        return digest.hexdigest()
+
+    def json(self, name: str) -> dict[str, Any]:
+        """One of the folder's JSON files; empty where there is none."""
+        file = self.folder / name
+        return _read_json(file) if file.is_file() else {}
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What a task may know when its entry in the manifest is written."""
+        tokenizer = self.json("tokenizer_config.json")
+        limits = [int(tokenizer.get("model_max_length", 1e30)), self._positions()]
+        mask = tokenizer.get("mask_token") or self.json("special_tokens_map.json").get("mask_token")
+        listed = self.folder / "modules.json"
+        modules = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
+        return ModelFacts(
+            config=self.config,
+            max_length=min(limits),
+            truncation_side=tokenizer.get("truncation_side", "right"),
+            mask_token=mask["content"] if isinstance(mask, dict) else mask,
+            modules=tuple({**module, "config": self._module_config(module)} for module in modules),
+        )
+
+    def _positions(self) -> int:
+        count = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512)
+        # RoBERTa and its kin number positions from padding_idx + 1, so the table holds that many fewer texts' tokens.
+        offset = int(self.config.get("pad_token_id") or 0) + 1
+        return count - offset if self.model_type in _POSITIONS_AFTER_PADDING else count
+
+    def _module_config(self, module: Mapping[str, Any]) -> dict[str, Any]:
+        folder = module.get("path") or ""
+        name = "sentence_bert_config.json" if not folder else f"{folder}/config.json"
+        return self.json(name)
+
+
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "ibert", "data2vec-text")
+
+
+def find_source(model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> SourceModel:
+    """A local Hub folder, or a Hub id whose safetensors and configuration are fetched with `huggingface_hub`.
+
+    Args:
+        model: a folder, or an id such as `sentence-transformers/all-MiniLM-L6-v2`.
+        revision: branch, tag or commit of a Hub id.
+        trust_remote_code: run the repository's own modelling code; only with a commit in `revision`.
+
+    Raises:
+        UsageError: neither a folder nor an id.
+        IntegrityError: pickle weights only, a half-downloaded file, or remote code that was not allowed.
+        SatchelError: the Hub cannot be reached, or has no such model.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if revision is not None:
+            raise UsageError(
+                f"Cannot take revision {revision!r} of {model}.",
+                why="it is a local folder, which has no revisions",
+                fix="leave --revision out, or name a Hub id",
+            )
+        return _checked(str(folder.resolve()), folder.resolve(), None, trust_remote_code)
+    if not _HUB_ID.fullmatch(str(model)) or folder.exists():
+        raise UsageError(
+            f"Cannot find the model {str(model)!r}.",
+            why="there is no such folder, and it is not a Hub id",
+            fix="name a folder with config.json and model.safetensors, or an id such as owner/name",
+        )
+    if trust_remote_code and not _COMMIT.fullmatch(revision or ""):
+        raise IntegrityError(
+            f"Will not run code from {model}.",
+            why="a branch or tag can change under you after you have read it",
+            fix="pin the commit that you reviewed: --revision <40 hexadecimal digits> --trust-remote-code",
+        )
+    found, commit = _download(str(model), revision, trust_remote_code)
+    return _checked(str(model), found, commit, trust_remote_code)
+
+
+def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
+    """The tasks that a bundle of this model serves, the main one first.
+
+    Args:
+        task: the main task; None infers it from the architecture in config.json.
+
+    Raises:
+        UsageError: an unknown task, or a config without `architectures`.
+        SupportError: no task of satchel fits the architecture.
+    """
+    known = {name: task_class(name) for name in ([task] if task else list_tasks())}
+    if task is None:
+        if not source.architecture:
+            raise UsageError(
+                f"Cannot tell the task of {source.id}.",
+                why="its config.json has no 'architectures'",
+                fix=f"name it: --task, one of {', '.join(list_tasks())}",
+            )
+        fitting = [
+            (len(end), kind.fits(source.facts), -place, name)
+            for place, (name, kind) in enumerate(known.items())
+            for end in kind.architectures
+            if source.architecture.endswith(end)
+        ]
+        # A model with a pooling module embeds sentences, whatever head its body was trained with.
+        pooled = any(str(module["type"]).endswith("Pooling") for module in source.facts.modules)
+        fitting = [each for each in fitting if each[1]]
+        if not fitting and not pooled:
+            raise SupportError(
+                f"Cannot tell a task for {source.id}.",
+                why=f"the architecture {source.architecture} has none of the heads that satchel serves",
+                fix=f"name the task if you know it: --task, one of {', '.join(list_tasks())}",
+            )
+        task = "sentence-embedding" if pooled else max(fitting)[3]
+    main = task_class(task)
+    siblings = [
+        name
+        for name in list_tasks()
+        if name != task
+        and task_class(name).auto_model == main.auto_model
+        and task_class(name).outputs == main.outputs
+        and task_class(name).fits(source.facts)
+    ]
+    return (task, *siblings)
+
+
+def _checked(identity: str, folder: Path, revision: str | None, trust: bool) -> SourceModel:
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise UsageError(
+            f"Cannot read the model {identity}.",
+            why="the folder has no config.json",
+            fix="name a folder as `save_pretrained` or the Hub makes it",
+        )
+    config = _read_json(config_file)
+    for file in _weights(folder):
+        _check_complete(file)
+    if config.get("auto_map") and not trust:
+        _refuse_code(identity, config)
+    return SourceModel(identity, folder, config, revision, trust)
+
+
+def _refuse_code(identity: str, config: Mapping[str, Any]) -> None:
+    """A repository may bring its own modelling code; one that transformers knows itself does not need it."""
+    mapping = need("transformers.models.auto.configuration_auto", extra="convert", to="read the model", of="satchel")
+    if config.get("model_type") not in mapping.CONFIG_MAPPING_NAMES:
+        raise IntegrityError(
+            f"Will not run code from {identity}.",
+            why=f"its model_type {config.get('model_type')!r} is not in transformers; its config.json asks to run its own code",
+            fix="read that code, then allow it: --trust-remote-code, with --revision <commit> for a Hub id",
+        )
+
+
+def _weights(folder: Path) -> tuple[Path, ...]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in shards if not (folder / name).is_file()]
+        if missing:
+            raise _half(folder, f"{len(missing)} of {len(shards)} shards are missing, the first is {missing[0]}")
+        return tuple(folder / name for name in shards)
+    if single.is_file():
+        return (single,)
+    pickles = [name for name in _PICKLES if (folder / name).exists()]
+    if pickles:
+        raise IntegrityError(
+            f"Will not load the weights of {folder}.",
+            why=f"they are in {pickles[0]}, a format whose loading can run code; satchel reads safetensors only",
+            fix="take a revision of the model with model.safetensors, or rewrite them where that is safe: "
+            "transformers' from_pretrained(…) and save_pretrained(…) write safetensors",
+        )
+    raise _half(folder, "it holds no model.safetensors")
+
+
+def _check_complete(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise _half(file.parent, f"{file.name} is a git-lfs pointer, not the weights")
+    header = _safetensors_header(file)
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+    expected, found = 8 + length + max(ends, default=0), file.stat().st_size
+    if found != expected:
+        raise _half(file.parent, f"{file.name} has {found:,} bytes, its header says {expected:,}")
+
+
+def _safetensors_header(file: Path) -> dict[str, Any]:
+    """Read the header alone; `safetensors` itself would import numpy or torch and map the whole file."""
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        if len(start) == 8:
+            (length,) = struct.unpack("<Q", start)
+            if length <= 100_000_000:
+                text = opened.read(length)
+                try:
+                    header = json.loads(text)
+                    if isinstance(header, dict):
+                        return header
+                except ValueError:
+                    pass
+    raise _half(file.parent, f"{file.name} has no readable safetensors header")
+
+
+def _half(folder: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"Cannot read the weights of {folder}.", why=why, fix="download the model again, and let it finish"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise IntegrityError(
+            f"Cannot read {file}.", why=f"it is not valid JSON ({error})", fix="download the model again"
+        ) from None
+    if not isinstance(found, dict):
+        raise IntegrityError(f"Cannot read {file}.", why="it is not a JSON object", fix="download the model again")
+    return found
+
+
+def _download(model: str, revision: str | None, trust: bool) -> tuple[Path, str]:
+    hub = need("huggingface_hub", extra="convert", to=f"fetch {model}", of="satchel")
+    errors = hub.errors
+    try:
+        found = Path(
+            hub.snapshot_download(model, revision=revision, allow_patterns=[*_WANTED, *(_CODE if trust else ())])
+        )
+    except errors.RepositoryNotFoundError:
+        raise UsageError(
+            f"Cannot find the model {model!r}.",
+            why="there is no such folder here, and the Hub has no such model (or it is private)",
+            fix="check the name; for a private model log in with `hf auth login`",
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise UsageError(
+            f"Cannot find revision {revision!r} of {model}.", why="the Hub does not have it", fix="check --revision"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if hub.constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        raise SatchelError(
+            f"Cannot fetch the model {model!r}.",
+            why=f"there is no such folder here, it is not in the local Hub cache, and {offline}: {str(error).splitlines()[0]}",
+            fix="connect once, or copy the model's folder here and name the folder",
+        ) from None
+    # A snapshot's folder is named after its commit.
+    return found, found.name

@@ -1,0 +1,111 @@
+"""The stage that needs torch, in a process of its own: load, capture, export in float32, and ask the reference.
+
+    python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
+
+Progress is a JSON object per line on stdout; an error that a user can mend is error.json and its exit code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from satchel_runtimes.errors import SatchelError
+from satchel_runtimes.golden import inputs_to_json, records_of, records_to_bytes
+from satchel_runtimes.manifest import TaskEntry, to_plain
+from satchel_runtimes.tasks import task_class
+
+from .format import Artifact, format_of
+from .samples import golden_items
+from .source import SourceModel
+from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, read_job
+
+_KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
+_PROCESSORS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+)
+
+
+def _run(folder: Path) -> None:
+    job = read_job(folder)
+    tell("load", f"{job.source.name}, {job.source.parameters:,} parameters")
+    from .capture import capture, load_model  # torch, which nothing above needs
+    from .reference import open_tasks, reference_answers
+
+    loaded = load_model(job.source, job.tasks[0])
+    components = capture(loaded)
+    tell("export", f"{job.plan.format}, opset {job.plan.engine.opset}, float32")
+    chosen = format_of(job.plan.format)
+    twin = chosen.export(components, job.plan, folder)
+    processors = _save_processors(loaded.tokenizer, job.source, folder)
+    facts = job.source.facts
+    if job.max_length is not None:
+        facts = dataclasses.replace(facts, max_length=min(job.max_length, facts.max_length))
+    entries = [task_class(name).entry(facts) for name in job.tasks]
+    items = golden_items(job.tasks, facts)
+    tasks = open_tasks(entries, folder)
+    tell("reference", f"{len(items)} golden samples through torch", total=len(items))
+    answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
+    kinds = {name: kind for task in tasks.values() for name, kind in task.judged.items()}
+    (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(kinds, answers, keep=_KEEP)))
+    (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(records_of(kinds, answers)))
+    (folder / INPUTS).write_text(inputs_to_json(items))
+    _write_stage(folder, twin, entries, processors)
+
+
+def _save_processors(tokenizer: Any, source: SourceModel, folder: Path) -> list[str]:  # Any: a transformers class
+    tokenizer.save_pretrained(folder)
+    shutil.copyfile(source.folder / "config.json", folder / "config.json")
+    if (source.folder / "generation_config.json").is_file():
+        shutil.copyfile(source.folder / "generation_config.json", folder / "generation_config.json")
+    return [name for name in _PROCESSORS if (folder / name).is_file()]
+
+
+def _write_stage(folder: Path, twin: Artifact, entries: Sequence[TaskEntry], processors: Sequence[str]) -> None:
+    packages = ("torch", "transformers", "tokenizers", "numpy", *format_of("onnx").packages)
+    raw = {
+        "graphs": [to_plain(graph) for graph in twin.graphs],
+        "entries": [to_plain(entry) for entry in entries],
+        "files": twin.files,
+        "processors": processors,
+        "toolchain": {name: importlib.metadata.version(name) for name in sorted(set(packages))},
+    }
+    (folder / STAGE).write_text(json.dumps(raw))
+
+
+def tell(stage: str, message: str = "", *, step: int = 0, total: int = 0) -> None:
+    print(json.dumps({"stage": stage, "message": message, "step": step, "total": total}), file=_out, flush=True)
+
+
+# Libraries print to stdout; the parent reads JSON there. So the descriptor is kept, and stdout becomes stderr.
+_out = sys.stdout
+
+
+def main(folder: Path) -> int:
+    global _out
+    _out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            _run(folder)
+    except SatchelError as error:
+        kind = {"kind": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
+        (folder / ERROR).write_text(json.dumps(kind))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

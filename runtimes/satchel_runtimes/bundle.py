@@ -1,0 +1,210 @@
+"""Open a bundle, a folder or an uncompressed zip, and check every byte before anything is loaded from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Optional, Union
+
+from .errors import IntegrityError, UsageError
+from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+
+__all__ = ["VERIFY", "Bundle", "cache_folder", "open_bundle", "sha256_of"]
+
+VERIFY = ("always", "once")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest was read and whose files were checked."""
+
+    path: Path
+    manifest: Manifest
+    remembered: bool  # the files were checked in an earlier process and have not changed since
+
+    def file(self, name: str) -> Optional[Path]:
+        """The path of a listed file, or None in a zip, where only `read` reaches it."""
+        self._listed(name)
+        return self.path / name if self.path.is_dir() else None
+
+    def read(self, name: str) -> bytes:
+        self._listed(name)
+        if self.path.is_dir():
+            return (self.path / name).read_bytes()
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.read(name)
+
+    def _listed(self, name: str) -> None:
+        if name not in self.manifest.files:
+            raise _broken(self.path, f"{name!r} is not one of its files")
+
+
+def open_bundle(path: Union[str, Path], *, verify: str = "always", allow_failed: bool = False) -> Bundle:
+    """Read `bundle.json` and check size and sha256 of every file that it lists.
+
+    Args:
+        path: a bundle folder, or the same as an uncompressed zip.
+        verify: "always" reads every byte; "once" skips files whose size, times and inode are those of an earlier check.
+        allow_failed: open a bundle that its gates refused (`convert --keep-failed`).
+
+    Raises:
+        UsageError: there is no bundle at `path`.
+        IntegrityError: a missing, added or altered byte, a symlink, a path that leaves the bundle, another schema.
+    """
+    if verify not in VERIFY:
+        raise UsageError(f"Cannot verify {verify!r}.", why="no such mode", fix=f"use one of {', '.join(VERIFY)}")
+    path = Path(path)
+    if path.is_dir():
+        bundle = _open_folder(path, verify)
+    elif path.is_file():
+        bundle = _open_zip(path)
+    else:
+        raise UsageError(
+            f"Cannot open the bundle {path}.",
+            why="there is nothing at that path",
+            fix="name a folder or zip that satchel convert wrote",
+        )
+    if bundle.manifest.failed and not allow_failed:
+        raise IntegrityError(
+            f"Will not load the bundle {path}.",
+            why="its gates refused it; it was kept with --keep-failed for a look",
+            fix="convert again, or inspect it with satchel inspect",
+        )
+    return bundle
+
+
+def _open_folder(root: Path, verify: str) -> Bundle:
+    manifest_file = root / MANIFEST_NAME
+    if not manifest_file.is_file():
+        raise _broken(root, f"it holds no {MANIFEST_NAME}")
+    _refuse_links(root, MANIFEST_NAME)
+    if manifest_file.stat().st_size > MAX_MANIFEST_BYTES:
+        size = manifest_file.stat().st_size
+        raise _broken(root, f"{MANIFEST_NAME} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+    data = manifest_file.read_bytes()
+    manifest = Manifest.parse(data, str(root))
+    stamps: dict[str, list[int]] = {}
+    for name, digest in manifest.files.items():
+        _refuse_links(root, name)
+        try:
+            found = (root / name).lstat()
+        except FileNotFoundError:
+            raise _broken(root, f"the file {name!r} is missing") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise _broken(root, f"{name!r} is not a regular file")
+        if found.st_size != digest.bytes:
+            raise _broken(root, f"{name!r} has {found.st_size:,} bytes, the manifest says {digest.bytes:,}")
+        stamps[name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    memory = _Memory(root, hashlib.sha256(data).hexdigest())
+    # A TorchScript file is code: it is checked at every load, whatever was remembered.
+    forgetful = verify == "always" or manifest.target.format == "torchscript"
+    if not forgetful and memory.holds(stamps):
+        return Bundle(root, manifest, remembered=True)
+    for name, digest in manifest.files.items():
+        with (root / name).open("rb") as file:
+            _check_digest(root, name, file, digest.sha256)
+    if verify == "once":
+        memory.keep(stamps)
+    return Bundle(root, manifest, remembered=False)
+
+
+def _open_zip(path: Path) -> Bundle:
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise _broken(path, f"it is neither a folder nor a zip ({error})") from None
+    with archive:
+        members = {}
+        for info in archive.infolist():
+            if info.filename in members:
+                raise _broken(path, f"the zip holds {info.filename!r} twice")
+            members[info.filename] = info
+        if MANIFEST_NAME not in members:
+            raise _broken(path, f"it holds no {MANIFEST_NAME} at its top")
+        if members[MANIFEST_NAME].file_size > MAX_MANIFEST_BYTES:
+            size = members[MANIFEST_NAME].file_size
+            raise _broken(path, f"{MANIFEST_NAME} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+        try:
+            manifest = Manifest.parse(archive.read(MANIFEST_NAME), str(path))
+            for name, digest in manifest.files.items():
+                if name not in members:
+                    raise _broken(path, f"the file {name!r} is missing")
+                info = members[name]
+                if info.compress_type != zipfile.ZIP_STORED:
+                    raise _broken(path, f"{name!r} is compressed; a bundle's zip is stored as it is (zip -0)")
+                if info.file_size != digest.bytes:
+                    raise _broken(path, f"{name!r} has {info.file_size:,} bytes, the manifest says {digest.bytes:,}")
+                with archive.open(info) as file:
+                    _check_digest(path, name, file, digest.sha256)
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise _broken(path, f"the zip is damaged ({error})") from None
+    return Bundle(path, manifest, remembered=False)
+
+
+class _Memory:
+    """Which files of a bundle were checked, kept in the user's cache folder between processes."""
+
+    def __init__(self, root: Path, manifest_sha256: str) -> None:
+        key = hashlib.sha256(str(root.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        self._file = cache_folder() / "verified" / f"{key}.json"
+        self._manifest = manifest_sha256
+
+    def holds(self, stamps: dict[str, list[int]]) -> bool:
+        try:
+            kept = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return False
+        return bool(kept == {"manifest": self._manifest, "files": stamps})
+
+    def keep(self, stamps: dict[str, list[int]]) -> None:
+        text = json.dumps({"manifest": self._manifest, "files": stamps})
+        beside = self._file.with_suffix(f".{os.getpid()}")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(text)
+            os.replace(beside, self._file)
+        except OSError:
+            pass  # a read-only home only costs the next load its shortcut
+
+
+def cache_folder() -> Path:
+    """`$SATCHEL_CACHE`, or `satchel` in the user's cache folder."""
+    own = os.environ.get("SATCHEL_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "satchel"
+
+
+def sha256_of(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while True:
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            return digest.hexdigest()
+        digest.update(chunk)
+
+
+def _check_digest(where: Path, name: str, file: IO[bytes], expected: str) -> None:
+    found = sha256_of(file)
+    if found != expected:
+        raise _broken(where, f"{name!r} was altered: its sha256 is {found[:12]}…, the manifest says {expected[:12]}…")
+
+
+def _refuse_links(root: Path, name: str) -> None:
+    here = root
+    for part in name.split("/"):
+        here = here / part
+        if here.is_symlink():
+            raise _broken(root, f"{name!r} goes through a symlink, which could leave the bundle")
+
+
+def _broken(where: Path, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"Cannot read the bundle {where}.", why=why, fix="copy the bundle again, or convert the model again"
+    )

@@ -1,0 +1,245 @@
+"""Golden samples: inputs before preprocessing, what the reference said, and what the artifact said where it was built.
+
+The first shows that the model was kept, the second that another device computes the same. A device replays them alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from .bundle import Bundle
+from .errors import IntegrityError
+from .parity import CLASSES, RAW, SAME_ARTIFACT, Limits, Parity, Record, judge, numeric_class, record
+from .predictor import Predictor
+from .sessions import Session, Tensors
+from .tasks import Row, Task
+from .tasks.task import forward
+from .tensors import pack_tensors, unpack_tensors
+
+__all__ = [
+    "MAX_ELEMENTS",
+    "Answers",
+    "GoldenItem",
+    "Replay",
+    "answers_of",
+    "inputs_to_json",
+    "judge_tasks",
+    "read_items",
+    "records_from_bytes",
+    "records_of",
+    "records_to_bytes",
+    "replay",
+    "run_items",
+]
+
+MAX_ELEMENTS = 64_000  # values of one golden file; beyond, seeded positions, norms and top entries stand for the rest
+
+Answers = Mapping[str, np.ndarray]  # "row/judged/name" or "row/raw/name" -> the whole array
+
+
+@dataclass(frozen=True)
+class GoldenItem:
+    """One input as a user would give it, for one task."""
+
+    task: str
+    input: Any
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A bundle's golden samples, replayed here; each mapping is by task."""
+
+    reference: Mapping[str, Parity]  # against the model that was converted
+    artifact: Mapping[str, Parity]  # against the same artifact on the machine that built it
+    batched: Mapping[str, Parity]  # lists, against the reference of single inputs
+
+    @property
+    def passed(self) -> bool:
+        return all(each.passed for part in (self.reference, self.artifact, self.batched) for each in part.values())
+
+
+def answers_of(task: Task, rows_outputs: Sequence[tuple[Row, Tensors]]) -> dict[str, np.ndarray]:
+    """What is compared of one sample: the judged arrays and the raw outputs of each of its rows."""
+    answers: dict[str, np.ndarray] = {}
+    for place, (row, outputs) in enumerate(rows_outputs):
+        scores = task.score(outputs, row)
+        for name in task.judged:
+            answers[f"{place}/judged/{name}"] = np.array(scores[name])
+        for name, value in outputs.items():
+            answers[f"{place}/raw/{name}"] = np.array(value)
+    return answers
+
+
+def run_items(
+    tasks: Mapping[str, Task],
+    graphs: Mapping[str, Session],
+    items: Sequence[GoldenItem],
+    *,
+    batch_size: int = 1,
+    on_sample: Optional[Callable[[], None]] = None,
+) -> list[dict[str, np.ndarray]]:
+    """The answers of some graphs to golden items, one dictionary per item. The reference model is one more graph."""
+    rows_of = [tasks[item.task].encode(item.input, tasks[item.task].check_options(item.options)) for item in items]
+    outputs: dict[tuple[str, bytes], Tensors] = {}
+    for component in dict.fromkeys(tasks[item.task].component for item in items):
+        # Tasks of one bundle share most rows: a text is the same ids for its embedding and for its features.
+        places = [i for i, item in enumerate(items) if tasks[item.task].component == component]
+        rows = {_row_key(component, row): row for i in places for row in rows_of[i]}
+        keys = list(rows)
+        groups = [keys] if batch_size > 1 else [[key] for key in keys]
+        for group in groups:
+            for k, output in forward(graphs[component], [rows[key] for key in group], batch_size):
+                outputs[group[k]] = {name: np.array(value) for name, value in output.items()}
+                if on_sample is not None:
+                    on_sample()
+    return [
+        answers_of(tasks[item.task], [(row, outputs[_row_key(tasks[item.task].component, row)]) for row in rows_of[i]])
+        for i, item in enumerate(items)
+    ]
+
+
+def _row_key(component: str, row: Row) -> tuple[str, bytes]:
+    return component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors))
+
+
+def records_of(
+    kinds: Mapping[str, str], answers: Sequence[Answers], *, keep: Optional[int] = None
+) -> list[dict[str, Record]]:
+    """Records of a set of answers.
+
+    Args:
+        kinds: judged name -> kind; every other array is raw.
+        answers: whole arrays, one mapping per sample.
+        keep: values kept of each array. None shares `MAX_ELEMENTS` between all of them, as a bundle carries them.
+    """
+    share = _share(answers) if keep is None else keep
+    return [
+        {name: record(_kind(kinds, name), array, keep=share, seed=index) for name, array in each.items()}
+        for index, each in enumerate(answers)
+    ]
+
+
+def _share(answers: Sequence[Answers]) -> int:
+    """Values per array when small arrays leave their part of the budget to the large ones."""
+    sizes = sorted(array.size for each in answers for array in each.values())
+    left = MAX_ELEMENTS
+    for place, size in enumerate(sizes):
+        share = left // (len(sizes) - place)
+        if size > share:
+            return max(share, 1)
+        left -= size
+    return MAX_ELEMENTS
+
+
+def _kind(kinds: Mapping[str, str], name: str) -> str:
+    _, group, tail = name.split("/", 2)
+    return RAW if group == "raw" else kinds[tail]
+
+
+def inputs_to_json(items: Sequence[GoldenItem]) -> str:
+    return json.dumps([{"task": i.task, "input": i.input, "options": dict(i.options)} for i in items], indent=0) + "\n"
+
+
+def read_items(bundle: Bundle) -> list[GoldenItem]:
+    name = bundle.manifest.golden.inputs
+    try:
+        raw = json.loads(bundle.read(name))
+        return [GoldenItem(each["task"], each["input"], each["options"]) for each in raw]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"Cannot read the golden samples of {bundle.path}.", why=f"{name}: {error}", fix="convert the model again"
+        ) from None
+
+
+def records_to_bytes(samples: Sequence[Mapping[str, Record]]) -> bytes:
+    tensors: dict[str, np.ndarray] = {}
+    for index, records in enumerate(samples):
+        for name, each in records.items():
+            key = f"{index}:{name}:{each.kind}"
+            tensors[f"{key}:values"] = each.values
+            tensors[f"{key}:shape"] = np.array(each.shape, dtype=np.int32)
+            tensors[f"{key}:size"] = np.array([each.norm, each.peak], dtype=np.float32)
+            if each.positions is not None:
+                tensors[f"{key}:positions"] = each.positions.astype(np.int32)
+            if each.top is not None and each.lead is not None:
+                tensors[f"{key}:top"] = each.top.astype(np.int32)
+                tensors[f"{key}:lead"] = each.lead.astype(np.float32)
+    return pack_tensors(tensors)
+
+
+def records_from_bytes(data: bytes, where: str) -> list[dict[str, Record]]:
+    grouped: dict[int, dict[str, dict[str, np.ndarray]]] = {}
+    for key, array in unpack_tensors(data, where).items():
+        place, name, kind, part = key.split(":")
+        grouped.setdefault(int(place), {}).setdefault(f"{name}:{kind}", {})[part] = array
+    samples = []
+    for index in sorted(grouped):
+        records = {}
+        for key, parts in grouped[index].items():
+            name, kind = key.split(":")
+            norm, peak = (float(x) for x in parts["size"])
+            records[name] = Record(
+                kind,
+                tuple(int(n) for n in parts["shape"]),
+                parts["values"],
+                parts.get("positions"),
+                norm,
+                peak,
+                parts.get("top"),
+                parts.get("lead"),
+            )
+        samples.append(records)
+    return samples
+
+
+def replay(predictor: Predictor, *, limits: Optional[Limits] = None, batch_size: int = 8) -> Replay:
+    """Run a bundle's golden samples here and compare with what travelled in it.
+
+    Args:
+        predictor: a loaded bundle.
+        limits: against the reference; those of the scheme's numeric class by default.
+        batch_size: of the lists that are compared with single inputs.
+    """
+    bundle = predictor.bundle
+    golden, scheme = bundle.manifest.golden, bundle.manifest.target.scheme
+    items = read_items(bundle)
+    reference = records_from_bytes(bundle.read(golden.reference), golden.reference)
+    artifact = records_from_bytes(bundle.read(golden.artifact), golden.artifact)
+    if not len(items) == len(reference) == len(artifact):
+        raise IntegrityError(
+            f"Cannot replay the golden samples of {bundle.path}.",
+            why=f"there are {len(items)} inputs, {len(reference)} reference and {len(artifact)} artifact answers",
+            fix="convert the model again",
+        )
+    tasks = {name: predictor.open_task(name) for name in predictor.tasks}
+    single = run_items(tasks, predictor.graphs, items)
+    listed = run_items(tasks, predictor.graphs, items, batch_size=batch_size)
+    kind = numeric_class(scheme)
+    wanted = limits or CLASSES[kind]
+    return Replay(
+        judge_tasks(items, reference, single, wanted),
+        judge_tasks(items, artifact, single, SAME_ARTIFACT[kind]),
+        judge_tasks(items, reference, listed, wanted, what="in batches"),
+    )
+
+
+def judge_tasks(
+    items: Sequence[GoldenItem],
+    reference: Sequence[Mapping[str, Record]],
+    answers: Sequence[Answers],
+    limits: Limits,
+    *,
+    what: str = "single",
+) -> dict[str, Parity]:
+    """Parity of each task on its own samples."""
+    judged = {}
+    for name in dict.fromkeys(item.task for item in items):
+        places = [i for i, item in enumerate(items) if item.task == name]
+        judged[name] = judge([reference[i] for i in places], [answers[i] for i in places], limits, what=what)
+    return judged

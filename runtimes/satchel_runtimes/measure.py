@@ -1,0 +1,153 @@
+"""The measuring loop: warm-up, limits in runs and seconds, quantiles with a bootstrap interval, peak memory.
+
+It lies on the ground floor so that a device can measure itself.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+import numpy as np
+
+__all__ = ["Latency", "Ratio", "interleave", "machine", "peak_rss_bytes", "ratio", "sample", "summarize"]
+
+_RESAMPLES = 1000
+# A ratio whose 95 % interval is wider than this part of its value says nothing that one would act on.
+_MEANINGLESS = 0.5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call. `low_ms` and `high_ms` bound the median at 95 % (percentile bootstrap)."""
+
+    n: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    low_ms: float
+    high_ms: float
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster the second is, from runs in turn; the bounds are of a 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def meaningful(self) -> bool:
+        return self.n >= 5 and (self.high - self.low) <= _MEANINGLESS * self.value
+
+
+def sample(
+    call: Callable[[], object], *, warmup: int = 5, min_runs: int = 10, max_runs: int = 500, max_seconds: float = 2.0
+) -> np.ndarray:
+    """Seconds of each run, float64 [n]. Stops after `max_runs`, or after `max_seconds` once `min_runs` are there."""
+    return interleave({"": call}, warmup=warmup, min_runs=min_runs, max_runs=max_runs, max_seconds=max_seconds)[""]
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    *,
+    warmup: int = 5,
+    min_runs: int = 10,
+    max_runs: int = 500,
+    max_seconds: float = 2.0,
+) -> dict[str, np.ndarray]:
+    """Seconds of each run of several calls in turn, so that a machine that slows down slows all of them."""
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    clock = time.perf_counter
+    start, runs = clock(), 0
+    while runs < max_runs and (runs < min_runs or clock() - start < max_seconds):
+        for name, call in calls.items():
+            before = clock()
+            call()
+            times[name].append(clock() - before)
+        runs += 1
+    return {name: np.array(each) for name, each in times.items()}
+
+
+def summarize(seconds: np.ndarray) -> Latency:
+    p50, p90, p99 = (float(q) * 1e3 for q in np.percentile(seconds, [50, 90, 99]))
+    low, high = _median_interval(seconds)
+    return Latency(len(seconds), p50, p90, p99, low * 1e3, high * 1e3)
+
+
+def ratio(base: np.ndarray, other: np.ndarray) -> Ratio:
+    """Speed of `other` against `base`, pair by pair; both come from one `interleave`."""
+    pairs = base / other
+    low, high = _median_interval(pairs)
+    return Ratio(float(np.median(pairs)), low, high, len(pairs))
+
+
+def _median_interval(values: np.ndarray) -> tuple[float, float]:
+    random = np.random.default_rng(0)
+    picks = random.integers(0, len(values), (_RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held."""
+    try:
+        # Linux carries ru_maxrss over an exec, so a small child of a large parent would report the parent.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine() -> dict[str, object]:
+    """What figures must be read with: processor, cores, instruction sets, memory, load, Python, system."""
+    model, flags = _cpu()
+    return {
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "processor": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "instruction_sets": flags,
+        "memory_bytes": _memory_bytes(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu() -> tuple[Optional[str], list[str]]:
+    model, flags = None, set()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            key = key.strip()
+            if key in ("model name", "Model", "Hardware") and not model:
+                model = value.strip()
+            if key in ("flags", "Features"):
+                flags |= set(value.split())
+    except OSError:
+        pass
+    # Profiles say "neon" for what Linux calls asimd on 64-bit Arm.
+    return model, sorted(flags | ({"neon"} if "asimd" in flags else set()))
+
+
+def _memory_bytes() -> Optional[int]:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,144 @@
+"""ONNX graphs on onnxruntime's CPU provider."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from ..bundle import Bundle
+from ..errors import IntegrityError, SupportError, UsageError
+from ..manifest import Graph, TensorSpec
+from ..onnx_file import external_data
+from ..toolchain import need, require_version
+from . import Session, Tensors
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+__all__ = ["SESSION_OPTIONS", "open_session"]
+
+# A bundle may set these and nothing else: each changes speed or memory, none reads a file or loads a library.
+# Keys as in onnxruntime_session_options_config_keys.h.
+SESSION_OPTIONS = frozenset(
+    {
+        "optimization.disable_specified_optimizers",
+        "session.disable_prepacking",
+        "session.intra_op.allow_spinning",
+        "session.inter_op.allow_spinning",
+        "session.set_denormal_as_zero",
+        "session.qdq_matmulnbits_accuracy_level",
+    }
+)
+
+_NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+
+
+class _OnnxSession:
+    def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession) -> None:
+        self._graph = graph
+        self._engine: Optional[onnxruntime.InferenceSession] = engine
+        self._names = [spec.name for spec in graph.outputs]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._graph.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._graph.outputs
+
+    def new_state(self) -> None:
+        return None  # encoders keep nothing between calls
+
+    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:
+        if self._engine is None:
+            raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
+        return dict(zip(self._names, self._engine.run(self._names, tensors)))
+
+    def close(self) -> None:
+        self._engine = None
+
+
+# onnxruntime reads its environment while the first session of a process is made; two at once have been seen to race.
+_opening = threading.Lock()
+
+
+def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[int]) -> Session:
+    (graph,) = graphs  # dynamic axes: one entry serves every length
+    target = bundle.manifest.target
+    engine = need("onnxruntime", extra="onnx", to=f"run the bundle {bundle.path}")
+    require_version("onnxruntime", engine.__version__, target.engine.version, to=f"run the bundle {bundle.path}")
+    if not bundle.remembered:
+        _check_external_data(bundle, graph)
+    options = engine.SessionOptions()
+    options.log_severity_level = 3  # a warning per unused initializer helps nobody on a device
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    for key, value in target.engine.options.items():
+        if key not in SESSION_OPTIONS:
+            raise IntegrityError(
+                f"Cannot load the bundle {bundle.path}.",
+                why=f"it sets the session option {key!r}, which is not on the allow-list",
+                fix=f"convert again with options among {', '.join(sorted(SESSION_OPTIONS))}",
+            )
+        options.add_session_config_entry(key, value)
+    file = bundle.file(graph.file)
+    with _opening:
+        try:
+            opened = engine.InferenceSession(
+                str(file) if file else bundle.read(graph.file), options, providers=["CPUExecutionProvider"]
+            )
+        except _load_errors(engine) as error:
+            raise SupportError(
+                f"Cannot run {graph.file} of the bundle {bundle.path}.",
+                why=f"onnxruntime {engine.__version__} refuses it: {_first_line(error)}",
+                fix="update onnxruntime on this device, or convert for a profile with this engine version",
+            ) from None
+    _check_names(bundle, graph, opened)
+    return _OnnxSession(graph, opened)
+
+
+def _load_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module
+    state = engine.capi.onnxruntime_pybind11_state
+    return (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:300]
+
+
+def _check_external_data(bundle: Bundle, graph: Graph) -> None:
+    for location in external_data(bundle.read(graph.file), f"{graph.file} of {bundle.path}"):
+        if location != graph.weights:
+            raise IntegrityError(
+                f"Cannot load {graph.file} of the bundle {bundle.path}.",
+                why=f"its tensors lie in the file {location!r}, which the manifest does not name as its weights",
+                fix="do not use this bundle; convert the model again",
+            )
+
+
+def _check_names(bundle: Bundle, graph: Graph, opened: onnxruntime.InferenceSession) -> None:
+    for side, specs, found in (
+        ("inputs", graph.inputs, opened.get_inputs()),
+        ("outputs", graph.outputs, opened.get_outputs()),
+    ):
+        says = {spec.name: spec.dtype for spec in specs}
+        has = {each.name: _NUMPY.get(each.type, each.type) for each in found}
+        if says != has:
+            raise IntegrityError(
+                f"Cannot load {graph.file} of the bundle {bundle.path}.",
+                why=f"its {side} are {has}, the manifest says {says}",
+                fix="convert the model again",
+            )

@@ -1,0 +1,42 @@
+"""Every task by its name in `transformers.pipeline`. A new task is one new file, and one line in `_MODULES`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from ..errors import UsageError
+from .task import Row, Task
+
+__all__ = ["Row", "Task", "list_tasks", "task_class"]
+
+_MODULES = {
+    "feature-extraction": ".feature_extraction",
+    "fill-mask": ".fill_mask",
+    "question-answering": ".question_answering",
+    "sentence-embedding": ".sentence_embedding",
+    "text-classification": ".text_classification",
+    "token-classification": ".token_classification",
+    "zero-shot-classification": ".zero_shot_classification",
+}
+
+
+def list_tasks() -> tuple[str, ...]:
+    return tuple(_MODULES)
+
+
+def task_class(name: str) -> type[Task]:
+    """The class that serves a task; its file is imported now and not before.
+
+    Raises:
+        UsageError: no task has this name.
+    """
+    if name not in _MODULES:
+        near = difflib.get_close_matches(name, _MODULES, n=1)
+        raise UsageError(
+            f"Cannot find the task {name!r}.",
+            why=f"satchel knows {', '.join(_MODULES)}",
+            fix=f"did you mean {near[0]!r}?" if near else "name one of these tasks",
+        )
+    found: type[Task] = importlib.import_module(_MODULES[name], __name__).TASK
+    return found

@@ -1,0 +1,219 @@
+"""What a task is: the way from an input to the graph, and from the graph's outputs to an answer.
+
+One class holds all that satchel knows of a task: how a device runs it, how parity judges it, and, as plain data, what
+the converter must capture for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Optional, Protocol
+
+import numpy as np
+
+from ..errors import UsageError
+from ..manifest import TaskEntry, TensorSpec
+from ..sessions import Session, Tensors
+
+__all__ = ["Files", "ModelFacts", "Row", "Task", "log_softmax", "sigmoid", "softmax"]
+
+Input = Any  # what a user gives: a string, a mapping, later an image or a waveform; each task checks its own
+Answer = Any  # what `transformers.pipeline` returns for the task
+
+# How parity compares an array of what the user sees; see `satchel_runtimes.parity`.
+VECTOR, DISTRIBUTION, INDEPENDENT, NUMBER = "vector", "distribution", "independent", "number"
+
+# Rows are sorted by length within blocks of this many batches, so that a long list does not lie in memory at once.
+_BATCHES_PER_BLOCK = 64
+
+
+class Files(Protocol):
+    """Where a task reads its processors from: a bundle, or the folder of a model that is being converted."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def read(self, name: str) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a task may know of the source model when its entry in the manifest is written."""
+
+    config: Mapping[str, Any]  # config.json
+    max_length: int  # tokens that the tokenizer and the position embeddings allow
+    truncation_side: str = "right"
+    mask_token: Optional[str] = None
+    special_tokens: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "unk_token", "pad_token" … as transformers has them
+    clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
+    modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence for the model, before it is padded into a batch."""
+
+    tensors: Tensors  # each without the batch axis
+    length: int
+    extra: Any = None  # what the task needs again for the answer, for instance offsets
+
+
+class Task(ABC):
+    """One task of one bundle. Instances keep no state between calls, so threads may share them."""
+
+    name: ClassVar[str]
+    component: ClassVar[str] = "model"
+    judged: Mapping[str, str]  # the arrays that `score` returns -> how parity compares each
+    options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
+    batch_size: ClassVar[int] = 8
+
+    # What the converter must know, as plain data.
+    auto_model: ClassVar[str]  # the Auto class of transformers that brings the head
+    architectures: ClassVar[tuple[str, ...]] = ()  # ends of architecture names in config.json that mean this task
+    outputs: ClassVar[tuple[str, ...]]  # fields of the model's output, in order
+
+    @abstractmethod
+    def __init__(self, entry: TaskEntry, files: Files) -> None:
+        """Read what the task needs from the bundle, once."""
+
+    @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        """Whether a model with the right architecture can also serve this task."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def entry(cls, facts: ModelFacts) -> TaskEntry:
+        """The task's steps for this model, as the manifest carries them."""
+
+    @classmethod
+    @abstractmethod
+    def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
+        """A golden input, with options, made from one of the built-in texts."""
+
+    @abstractmethod
+    def is_single(self, inputs: Input) -> bool:
+        """Whether this is one input; otherwise it is a list of them."""
+
+    @abstractmethod
+    def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
+        """The rows that one input needs.
+
+        Raises:
+            UsageError: the input is not of the task's type.
+        """
+
+    @abstractmethod
+    def score(self, outputs: Tensors, row: Row) -> Tensors:
+        """What the user sees of one row's raw outputs, as the arrays that parity judges."""
+
+    @abstractmethod
+    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
+        """The task's result for one input in a list."""
+
+    def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
+        """The result where the input was not in a list; some pipelines still wrap it."""
+        return answer
+
+    def run(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int = 0
+    ) -> list[Answer]:
+        session = graphs[self.component]
+        if len(inputs) == 1:  # the path of a device that answers one question at a time
+            rows = self.encode(inputs[0], options)
+            scores = [
+                self.score(outputs, rows[i]) for i, outputs in forward(session, rows, batch_size or self.batch_size)
+            ]
+            return [self.answer(inputs[0], rows, scores, options)]
+        answers: list[Answer] = []
+        block = (batch_size or self.batch_size) * _BATCHES_PER_BLOCK
+        for start in range(0, len(inputs), block):
+            answers += self._run_block(session, inputs[start : start + block], options, batch_size or self.batch_size)
+        return answers
+
+    def _run_block(
+        self, session: Session, inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int
+    ) -> list[Answer]:
+        rows_of = [self.encode(item, options) for item in inputs]
+        rows = [row for group in rows_of for row in group]
+        scores: dict[int, Tensors] = {}
+        for i, outputs in forward(session, rows, batch_size):
+            scores[i] = self.score(outputs, rows[i])
+        answers, first = [], 0
+        for item, group in zip(inputs, rows_of):
+            answers.append(self.answer(item, group, [scores[first + i] for i in range(len(group))], options))
+            first += len(group)
+        return answers
+
+    def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not given:
+            return self.options
+        unknown = sorted(set(given) - set(self.options))
+        if unknown:
+            takes = ", ".join(self.options) or "none"
+            raise UsageError(
+                f"Cannot use the option {unknown[0]!r}.", why=f"{self.name} takes {takes}", fix="leave it out"
+            )
+        return {**self.options, **given}
+
+
+def forward(session: Session, rows: Sequence[Row], batch_size: int) -> Iterator[tuple[int, Tensors]]:
+    """Run rows in batches of similar length; yields each row's index and its outputs on its valid positions.
+
+    One batch's outputs are alive at a time. Rows of one batch come in the order of their length, not of the input.
+    """
+    if len(rows) == 1:
+        outputs = session.run({spec.name: rows[0].tensors[spec.name][None] for spec in session.inputs})
+        yield 0, {name: value[0] for name, value in outputs.items()}
+        return
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        outputs = session.run(
+            {spec.name: _pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
+        )
+        sequences = {spec.name: "sequence" in spec.shape[1:] for spec in session.outputs}
+        for place, i in enumerate(batch):
+            yield (
+                i,
+                {
+                    name: value[place, : rows[i].length] if sequences[name] else value[place]
+                    for name, value in outputs.items()
+                },
+            )
+
+
+def _pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:
+    longest = max(array.shape[0] for array in arrays)
+    batch = np.full((len(arrays), longest) + arrays[0].shape[1:], spec.padding or 0, dtype=arrays[0].dtype)
+    for i, array in enumerate(arrays):
+        batch[i, : array.shape[0]] = array
+    return batch
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, in float32 or wider."""
+    values = logits.astype(np.float32, copy=False)
+    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    result: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    values = logits.astype(np.float32, copy=False)
+    shifted = values - values.max(axis=-1, keepdims=True)
+    result: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    # exp of a large positive number overflows: use the half of the identity that stays small.
+    values = logits.astype(np.float32, copy=False)
+    small = np.exp(-np.abs(values))
+    result: np.ndarray = np.where(values >= 0, 1 / (1 + small), small / (1 + small))
+    return result

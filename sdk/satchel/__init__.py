@@ -1,0 +1,39 @@
+"""satchel packs a Hugging Face model for a device, proves that it still is the model, and carries it there.
+
+import satchel
+bundle = satchel.convert("sentence-transformers/all-MiniLM-L6-v2", device="raspberry-pi-5")
+satchel.load(bundle).predict("Where is my order?")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from satchel_runtimes import Predictor as Predictor
+    from satchel_runtimes import load as load
+    from satchel_runtimes.errors import SatchelError as SatchelError
+
+    from .convert import convert as convert
+    from .progress import Progress as Progress
+
+__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "convert", "load"]
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Predictor": "satchel_runtimes",
+    "Progress": "satchel.progress",
+    "SatchelError": "satchel_runtimes.errors",
+    "convert": "satchel.convert",
+    "load": "satchel_runtimes",
+}
+
+
+def __getattr__(name: str) -> Any:  # Any: whatever the name stands for
+    """Import a public name when it is first used, so that `satchel --help` costs no numpy."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'satchel' has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(_WHERE[name]), name)
+    return value

@@ -1,0 +1,183 @@
+"""What a conversion was asked for, and the candidates that follow from it and the device profile."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from satchel_converters.format import Format, Plan, format_of
+from satchel_converters.source import SourceModel, find_source, tasks_for
+from satchel_device_profiles import DeviceProfile, load_profile
+from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+
+from .gates import GATES, Budget
+
+__all__ = ["Candidate", "Options", "Prepared", "prepare"]
+
+PREFERENCES = ("latency", "size")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of `satchel.convert`, with the meaning that its docstring gives."""
+
+    model: str
+    device: str
+    out: Path | None = None
+    format: str | None = None
+    quantize: str | None = None
+    task: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    opset: int | None = None
+    sequence_length: int | None = None
+    threads: int | None = None
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    max_memory_mb: float | None = None
+    prefer: str = "latency"
+    require: Sequence[str] = ()
+    replace: bool = False
+    keep_failed: bool = False
+    cache: bool = True
+    report: Path | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A format and scheme that could be shipped, or the reason why it cannot even be tried."""
+
+    format: str
+    scheme: str
+    plan: Plan | None
+    problem: SatchelError | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the long work starts."""
+
+    options: Options
+    source: SourceModel
+    profile: DeviceProfile
+    tasks: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    budget: Budget
+    out: Path
+    report: Path
+    warnings: tuple[str, ...] = field(default=())
+
+
+def names_of(options: Options) -> tuple[Path, Path]:
+    """Where the bundle and the report go."""
+    name = Path(str(options.model).rstrip("/")).name or "model"
+    out = Path(options.out) if options.out else Path(f"{name}.satchel")
+    report = (
+        Path(options.report) if options.report else out.with_name(f"{out.name.removesuffix('.satchel')}.report.json")
+    )
+    return out, report
+
+
+def prepare(options: Options) -> Prepared:
+    """Check every name and find the model; nothing heavy is imported and nothing is written.
+
+    Raises:
+        UsageError, SupportError, ToolchainError, IntegrityError: as the gates of these names.
+    """
+    if options.prefer not in PREFERENCES:
+        raise _not_one_of("prefer", options.prefer, PREFERENCES)
+    for gate in options.require:
+        if gate not in GATES:
+            raise _not_one_of("require", gate, tuple(GATES))
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            flag = name.replace("_", "-")
+            raise UsageError(f"Cannot use --{flag} {value}.", why="it is not above zero", fix="give a positive number")
+    out, report = names_of(options)
+    profile = load_profile(options.device)
+    if options.format is not None:
+        format_of(options.format)
+    candidates = _candidates(options, profile)
+    if out.exists() and not options.replace:
+        raise UsageError(
+            f"Will not overwrite {out}.", why="it exists already", fix="add --replace, or choose another --out"
+        )
+    source = find_source(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
+    tasks = tasks_for(source, options.task)
+    limits = profile.budget
+    budget = Budget(
+        size_mb=options.max_size_mb if options.max_size_mb is not None else limits.size_mb,
+        latency_ms=options.max_latency_ms if options.max_latency_ms is not None else limits.latency_ms,
+        memory_mb=options.max_memory_mb if options.max_memory_mb is not None else limits.memory_mb,
+        prefer=options.prefer,
+        require=frozenset(options.require),
+    )
+    return Prepared(options, source, profile, tasks, candidates, budget, out, report)
+
+
+def _candidates(options: Options, profile: DeviceProfile) -> tuple[Candidate, ...]:
+    """Every format and scheme in the profile's order, or those that the options name."""
+    formats = (options.format,) if options.format else profile.formats
+    if options.format and options.format not in profile.formats:
+        raise SupportError(
+            f"Cannot convert to {options.format} for {profile.name}.",
+            why=f"the device runs {', '.join(profile.formats)}",
+            fix="leave --format out, or choose another device",
+        )
+    found: list[Candidate] = []
+    for name in formats:
+        writer = _writer(name, profile)
+        _check_packages(writer)
+        schemes = (options.quantize,) if options.quantize else profile.schemes
+        for scheme in schemes:
+            found.append(_candidate(writer, scheme, profile, options))
+    if all(each.problem for each in found):
+        problem = found[0].problem
+        if problem is not None:
+            raise problem
+    return tuple(found)
+
+
+def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:
+    wanted = {"opset": str(options.opset)} if options.opset is not None else {}
+    try:
+        plan = writer.plan(writer.scheme(scheme), profile, wanted)
+    except SupportError as problem:
+        return Candidate(writer.name, scheme, None, problem)
+    return Candidate(writer.name, scheme, plan)
+
+
+def _writer(name: str, profile: DeviceProfile) -> Format:
+    try:
+        return format_of(name)
+    except UsageError:
+        raise SupportError(
+            f"Cannot convert for {profile.name}.",
+            why=f"the device runs {name}, and this version of satchel has no converter for it yet",
+            fix="choose a device that runs onnx (satchel devices), or a later version of satchel",
+        ) from None
+
+
+def _check_packages(writer: Format) -> None:
+    """Say what is missing before the long work, without importing it; a stub shows when it is imported."""
+    for package in writer.packages:
+        if importlib.util.find_spec(package) is None:
+            raise ToolchainError(
+                f"Cannot convert to {writer.name}.",
+                why=f"the package '{package}' is not installed",
+                fix=f"pip install 'satchel[{writer.extra}]'",
+            )
+
+
+def versions_of(writer: Format) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in writer.packages}
+
+
+def _not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"Cannot use --{option} {value}.", why="no such choice", fix=f"choose one of {', '.join(choices)}"
+    )

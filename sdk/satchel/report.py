@@ -1,0 +1,91 @@
+"""The report of a conversion: what was tried, what each gate said, and what was shipped. JSON, beside the bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from satchel_runtimes.errors import SatchelError
+from satchel_runtimes.measure import machine
+
+from .gates import Evidence, Verdict
+from .options import Options, Prepared
+
+__all__ = ["Outcome", "write_report"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One candidate: the verdicts on it, and the error where it was refused."""
+
+    format: str
+    scheme: str
+    verdicts: tuple[Verdict, ...]
+    refusal: SatchelError | None = None
+    evidence: Evidence | None = None
+
+
+def write_report(
+    path: Path,
+    options: Options,
+    prepared: Prepared | None,
+    outcomes: Sequence[Outcome],
+    chosen: Outcome | None,
+    error: SatchelError | None,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    report = {
+        "satchel_report": 1,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "model": options.model,
+        "device": options.device,
+        "tasks": prepared.tasks if prepared else None,
+        "source_bytes": sum(file.stat().st_size for file in prepared.source.weights) if prepared else None,
+        "bundle": str(prepared.out) if prepared and chosen else None,
+        "chosen": {"format": chosen.format, "scheme": chosen.scheme} if chosen else None,
+        "candidates": [_outcome(each) for each in outcomes],
+        "exit_code": error.exit_code if error else 0,
+        "error": {"what": error.what, "why": error.why, "fix": error.fix} if error else None,
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "machine": machine(),
+    }
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text)
+        os.replace(beside, path)
+    except OSError:
+        # A full disk is what is being reported; the error itself goes to the caller in any case.
+        beside.unlink(missing_ok=True)
+        if error is None:
+            raise
+    return report
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    evidence = outcome.evidence
+    figures: dict[str, Any] = {}
+    if evidence is not None:
+        figures = {
+            "size_bytes": evidence.size_bytes,
+            "peak_rss_bytes": evidence.peak_rss_bytes,
+            "parity": {task: dict(parity.figures) for task, parity in evidence.reference.items()},
+            "parity_in_batches": {task: dict(parity.figures) for task, parity in evidence.batched.items()},
+            "latency_ms": {str(tokens): dataclasses.asdict(each) for tokens, each in evidence.latency.items()},
+            "speedup": {str(tokens): dataclasses.asdict(each) for tokens, each in evidence.speedup.items()},
+            "estimate_ms": {str(tokens): value for tokens, value in evidence.estimate_ms.items()},
+        }
+    return {
+        "format": outcome.format,
+        "scheme": outcome.scheme,
+        "passed": outcome.refusal is None,
+        "why": outcome.refusal.why if outcome.refusal else "",
+        "verdicts": [dataclasses.asdict(verdict) for verdict in outcome.verdicts],
+        **figures,
+    }

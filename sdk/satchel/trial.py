@@ -1,0 +1,178 @@
+"""Replay and measure one candidate through the runtime that the device uses, and collect the evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from satchel_converters.format import Plan, format_of
+from satchel_converters.stage import REFERENCE_FULL, Stage
+from satchel_device_profiles import DeviceProfile
+from satchel_runtimes.cold import start_cold
+from satchel_runtimes.golden import judge_tasks, records_from_bytes, run_items
+from satchel_runtimes.manifest import Manifest
+from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
+from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
+from satchel_runtimes.predictor import Predictor, load
+from satchel_runtimes.sessions import Session, Tensors
+
+from .gates import Evidence
+from .options import Prepared, versions_of
+from .pack import pack_twin, write_artifact_answers
+from .progress import Reporter
+
+__all__ = ["machine_kind", "stands_for", "try_candidate"]
+
+LENGTHS = (16, 128)  # tokens; a short question and a paragraph
+_BATCH = 8
+_KINDS = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}
+_MEASURE_SECONDS = 0.8  # per length and pair; the interval that it leaves decides, not the median alone
+
+
+def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, reporter: Reporter) -> Evidence:
+    """All evidence about the bundle staged in `folder`."""
+    profile = prepared.profile
+    writer = format_of(plan.format)
+    absolute, comparable = stands_for(profile)
+    reporter.tell("verify", f"{len(stage.items)} golden samples, alone and in batches", total=2 * len(stage.items))
+    predictor = load(folder, threads=prepared.options.threads)
+    cold = start_cold(folder, threads=prepared.options.threads)
+    reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
+    peak = cold.result()["peak_rss_bytes"]
+    kinds = {name: kind for task in predictor.tasks for name, kind in predictor.open_task(task).judged.items()}
+    write_artifact_answers(folder, kinds, single)
+    latency: Mapping[int, Latency] = {}
+    speedup: Mapping[int, Ratio] = {}
+    if absolute or comparable:
+        reporter.tell("measure", "latency against the float twin")
+        latency, speedup = _measure(prepared, stage, plan, predictor)
+    found = predictor.manifest
+    predictor.close()
+    return Evidence(
+        device=profile.name,
+        scheme=plan.scheme.name,
+        purpose=plan.scheme.purpose,
+        toolchain=", ".join(f"{name} {version}" for name, version in versions_of(writer).items()),
+        engine=f"{plan.engine.name} {plan.engine.version}, opset {plan.engine.opset}, IR {plan.engine.ir}",
+        reference=reference,
+        batched=batched,
+        size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        latency=latency,
+        speedup=speedup,
+        estimate_ms=_estimate(profile, found, plan, prepared.options.threads),
+        peak_rss_bytes=peak,
+        device_memory_mb=profile.memory_mb,
+        here=_here(),
+        absolute_counts=absolute,
+        ratio_counts=comparable,
+    )
+
+
+def stands_for(profile: DeviceProfile) -> tuple[bool, bool]:
+    """Whether this machine can judge a profile's absolute figures, and its ratios."""
+    kind = machine_kind()
+    absolute = profile.generic and profile.kind == kind
+    flags = set(machine()["instruction_sets"])  # type: ignore[call-overload]  # a list of strings
+    alike = profile.kind == kind and profile.instruction_sets is not None and set(profile.instruction_sets) <= flags
+    return absolute, absolute or alike
+
+
+def machine_kind() -> str:
+    return _KINDS.get(platform.machine(), platform.machine())
+
+
+def limits_for(profile: DeviceProfile, scheme: str) -> Limits:
+    """The class's limits, where the profile sets others with those."""
+    kind = numeric_class(scheme)
+    own = dataclasses.asdict(getattr(profile.parity, kind))
+    return dataclasses.replace(CLASSES[kind], **{name: value for name, value in own.items() if value is not None})
+
+
+def _replay(
+    prepared: Prepared, stage: Stage, plan: Plan, predictor: Predictor, reporter: Reporter
+) -> tuple[Mapping[str, Parity], Mapping[str, Parity], list[dict[str, np.ndarray]]]:
+    tasks = {name: predictor.open_task(name) for name in predictor.tasks}
+    wanted = limits_for(prepared.profile, plan.scheme.name)
+    reference = records_from_bytes((stage.folder / REFERENCE_FULL).read_bytes(), REFERENCE_FULL)
+
+    def step() -> None:
+        reporter.tell("verify", step=1)
+
+    single = run_items(tasks, predictor.graphs, stage.items, on_sample=step)
+    listed = run_items(tasks, predictor.graphs, stage.items, batch_size=_BATCH, on_sample=step)
+    return (
+        judge_tasks(stage.items, reference, single, wanted),
+        judge_tasks(stage.items, reference, listed, wanted, what="in batches"),
+        single,
+    )
+
+
+def _measure(
+    prepared: Prepared, stage: Stage, plan: Plan, predictor: Predictor
+) -> tuple[Mapping[int, Latency], Mapping[int, Ratio]]:
+    """Latency by tokens and, for a scheme that is not float32, speed against the twin, run in turn."""
+    threads = prepared.options.threads or prepared.profile.threads
+    twin_folder = Path(tempfile.mkdtemp(prefix="satchel-twin-", dir=stage.folder.parent))
+    try:
+        sessions: dict[str, Session] = {"model": _main_graph(predictor)}
+        if plan.scheme.name != "fp32":
+            pack_twin(prepared, stage, twin_folder)
+            sessions["twin"] = _main_graph(load(twin_folder, threads=threads))
+        latency: dict[int, Latency] = {}
+        speedup: dict[int, Ratio] = {}
+        for tokens in _lengths(predictor):
+            calls = {name: _call(session, tokens) for name, session in sessions.items()}
+            times = interleave(calls, warmup=3, max_seconds=_MEASURE_SECONDS)
+            latency[tokens] = summarize(times["model"])
+            if "twin" in times:
+                speedup[tokens] = ratio(times["twin"], times["model"])
+        for session in sessions.values():
+            if session is not sessions["model"]:
+                session.close()
+        return latency, speedup
+    finally:
+        shutil.rmtree(twin_folder, ignore_errors=True)
+
+
+def _main_graph(predictor: Predictor) -> Session:
+    return next(iter(predictor.graphs.values()))
+
+
+def _lengths(predictor: Predictor) -> Sequence[int]:
+    longest = getattr(predictor.open_task(predictor.tasks[0]), "max_length", LENGTHS[-1])
+    return [length for length in LENGTHS if length <= longest] or [longest]
+
+
+def _call(session: Session, tokens: int) -> Callable[[], object]:
+    tensors: Tensors = {}
+    for spec in session.inputs:
+        values = np.ones((1, tokens), dtype=spec.dtype)
+        if spec.name == "input_ids":
+            values = (np.arange(tokens, dtype=spec.dtype) * 7 + 5)[None] % 1000
+        elif spec.name == "token_type_ids":
+            values = np.zeros((1, tokens), dtype=spec.dtype)
+        tensors[spec.name] = values
+    return lambda: session.run(tensors)
+
+
+def _estimate(profile: DeviceProfile, manifest: Manifest, plan: Plan, threads: int | None) -> Mapping[int, float]:
+    """A floor from the profile's facts: two operations per weight and token, and every weight read once."""
+    whole = numeric_class(plan.scheme.name) == "int8" and plan.scheme.purpose == "speed"
+    peak = profile.peak_int8_gops_per_core if whole else profile.peak_fp32_gflops_per_core
+    if peak is None or profile.memory_bandwidth_gb_s is None:
+        return {}
+    cores = threads or profile.threads or profile.cores or 1
+    parameters = manifest.source.parameters
+    reading = parameters * plan.scheme.bytes_per_weight / (profile.memory_bandwidth_gb_s * 1e9) * 1e3
+    return {tokens: max(reading, 2 * parameters * tokens / (peak * cores * 1e9) * 1e3) for tokens in LENGTHS}
+
+
+def _here() -> str:
+    about = machine()
+    return f"{about['processor']}, {about['cores']} cores"
