@@ -246,7 +246,7 @@ def test_an_unknown_key_of_an_engine_is_refused_by_name(tmp_path: Path) -> None:
         ("budget = 3", "'budget' is 3, not a table"),
         ("[budget]\nsize_mb = -1", "'budget.size_mb' is -1, not a number of at least 0"),
         ("[budget]\nlatency_ms = inf", "'budget.latency_ms' is inf"),
-        ('int8_activations = "u8"', "'int8_activations' is 'u8', not one of 'uint8', 'int8'"),
+        ('int8_weights = "s8"', "'int8_weights' is 's8', not one of 'int8', 'int8-reduced', 'uint8'"),
         ("extends = 3", "'extends' is 3, not a string"),
         ("[session_options]\nfp32 = 1", "'session_options.fp32' is 1, not a table"),
     ],

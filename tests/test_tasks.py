@@ -386,7 +386,8 @@ def test_question_answering_answers_as_the_last_pipeline_did(case: dict[str, Any
     options = {name: value for name, value in case["kwargs"].items() if name != "padding"}  # changes no answer
     questions, contexts = case["question"], case["context"]
     if not isinstance(questions, list):
-        assert same(ask("question-answering", {"question": questions, "context": contexts}, **options), case["output"])
+        answer = ask("question-answering", {"question": questions, "context": contexts}, **options)
+        assert same(answer, without_fillers(case["output"]))
         return
     contexts = [contexts] * len(questions) if isinstance(contexts, str) else contexts
     inputs = [{"question": question, "context": context} for question, context in zip(questions, contexts, strict=True)]
@@ -399,6 +400,13 @@ def test_question_answering_answers_as_the_last_pipeline_did(case: dict[str, Any
 def test_question_answering_refuses_what_the_last_pipeline_refused(case: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         ask("question-answering", {"question": case["question"], "context": case["context"]}, **case["kwargs"])
+
+
+def without_fillers(output: Any) -> Any:
+    """4.57 fills up a list with an empty answer of probability 0 where the context has fewer spans than were asked for."""
+    if isinstance(output, dict):
+        return output
+    return [answer for answer in output if answer["score"] > 0]
 
 
 def test_a_question_is_cut_where_max_question_len_says() -> None:
@@ -421,6 +429,14 @@ def test_more_than_one_answer_is_a_list_even_where_there_is_only_one() -> None:
 
     assert isinstance(answer, list)
     assert [each["answer"] for each in answer] == ["Anna"]
+
+
+def test_a_special_token_typed_in_a_question_is_no_place_for_an_answer() -> None:
+    answers = ask("question-answering", {**QUESTION, "question": "[CLS] Where [CLS] [SEP]"}, top_k=9)
+
+    for answer in answers:
+        assert answer["answer"]
+        assert QUESTION["context"][answer["start"] : answer["end"]] == answer["answer"]
 
 
 @anything

@@ -43,7 +43,7 @@ class Plan:
     format: str
     scheme: Scheme
     engine: Engine
-    reduce_range: bool = False  # 7-bit weights, for kernels whose 16-bit sums could saturate
+    int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
 
 
 @dataclass(frozen=True)

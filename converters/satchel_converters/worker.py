@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from satchel_runtimes.errors import SatchelError
-from satchel_runtimes.golden import inputs_to_json, records_of, records_to_bytes
+from satchel_runtimes.golden import golden_records, inputs_to_json, records_of, records_to_bytes
 from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
 
@@ -60,7 +60,7 @@ def _run(folder: Path) -> None:
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
     kinds = {name: kind for task in tasks.values() for name, kind in task.judged.items()}
     (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(kinds, answers, keep=_KEEP)))
-    (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(records_of(kinds, answers)))
+    (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(kinds, answers)))
     (folder / INPUTS).write_text(inputs_to_json(items))
     _write_stage(folder, twin, entries, processors)
 

@@ -126,7 +126,9 @@ class DeviceProfile:
     peak_int8_gops_per_core: float | None = None
     memory_bandwidth_gb_s: float | None = None  # of the whole device, at its peak
 
-    int8_activations: Literal["uint8", "int8"] | None = None  # for static int8: which sign the fast kernels take
+    # The sign of int8 weights whose kernel is fast and exact here; dynamic activations are always uint8 in onnxruntime.
+    # int8-reduced: 7 bits, for x86 kernels without VNNI, which add pairs of products in 16 bits and could saturate.
+    int8_weights: Literal["int8", "int8-reduced", "uint8"] = "int8"
     threads: int | None = None  # None: the engine's own choice
     sequence_buckets: tuple[int, ...] = ()  # lengths for formats whose shapes are fixed
     session_options: Mapping[str, Mapping[SessionOption, str]] = field(default_factory=dict, hash=False)  # by scheme

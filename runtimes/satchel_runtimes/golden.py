@@ -14,11 +14,11 @@ import numpy as np
 
 from .bundle import Bundle
 from .errors import IntegrityError
-from .parity import CLASSES, RAW, SAME_ARTIFACT, Limits, Parity, Record, judge, numeric_class, record
+from .parity import CLASSES, RAW, SAME_ARTIFACT, Limits, Parity, Record, judge, numeric_class, record, spread_positions
 from .predictor import Predictor
 from .sessions import Session, Tensors
 from .tasks import Row, Task
-from .tasks.task import forward
+from .tasks.task import DISTRIBUTION, forward
 from .tensors import pack_tensors, unpack_tensors
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "GoldenItem",
     "Replay",
     "answers_of",
+    "golden_records",
     "inputs_to_json",
     "judge_tasks",
     "read_items",
@@ -38,6 +39,9 @@ __all__ = [
 ]
 
 MAX_ELEMENTS = 64_000  # values of one golden file; beyond, seeded positions, norms and top entries stand for the rest
+
+_RAW_VALUES = 32  # of each raw output in a bundle; what the user sees gets the rest
+_WHOLE, _SPREAD, _LISTED = 0, 1, 2  # how a record's positions are found again
 
 Answers = Mapping[str, np.ndarray]  # "row/judged/name" or "row/raw/name" -> the whole array
 
@@ -108,33 +112,43 @@ def _row_key(component: str, row: Row) -> tuple[str, bytes]:
     return component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors))
 
 
-def records_of(
-    kinds: Mapping[str, str], answers: Sequence[Answers], *, keep: Optional[int] = None
-) -> list[dict[str, Record]]:
-    """Records of a set of answers.
+def records_of(kinds: Mapping[str, str], answers: Sequence[Answers], *, keep: int) -> list[dict[str, Record]]:
+    """Records of a set of answers, at most about `keep` values of each array.
 
     Args:
         kinds: judged name -> kind; every other array is raw.
         answers: whole arrays, one mapping per sample.
-        keep: values kept of each array. None shares `MAX_ELEMENTS` between all of them, as a bundle carries them.
     """
-    share = _share(answers) if keep is None else keep
     return [
-        {name: record(_kind(kinds, name), array, keep=share, seed=index) for name, array in each.items()}
+        {name: record(_kind(kinds, name), array, keep=keep, seed=index) for name, array in each.items()}
         for index, each in enumerate(answers)
     ]
 
 
-def _share(answers: Sequence[Answers]) -> int:
+def golden_records(kinds: Mapping[str, str], answers: Sequence[Answers]) -> list[dict[str, Record]]:
+    """Records as a bundle carries them: `MAX_ELEMENTS` values in all, most of them for what the user sees."""
+    raw = [array.size for each in answers for name, array in each.items() if _kind(kinds, name) == RAW]
+    seen = [array.size for each in answers for name, array in each.items() if _kind(kinds, name) != RAW]
+    small = min(_RAW_VALUES, MAX_ELEMENTS // 4 // max(len(raw), 1))
+    share = _share(seen, MAX_ELEMENTS - sum(min(size, small) for size in raw))
+    return [
+        {
+            name: record(_kind(kinds, name), array, keep=small if _kind(kinds, name) == RAW else share, seed=index)
+            for name, array in each.items()
+        }
+        for index, each in enumerate(answers)
+    ]
+
+
+def _share(sizes: Sequence[int], budget: int) -> int:
     """Values per array when small arrays leave their part of the budget to the large ones."""
-    sizes = sorted(array.size for each in answers for array in each.values())
-    left = MAX_ELEMENTS
-    for place, size in enumerate(sizes):
+    left = budget
+    for place, size in enumerate(sorted(sizes)):
         share = left // (len(sizes) - place)
         if size > share:
             return max(share, 1)
         left -= size
-    return MAX_ELEMENTS
+    return budget
 
 
 def _kind(kinds: Mapping[str, str], name: str) -> str:
@@ -158,43 +172,74 @@ def read_items(bundle: Bundle) -> list[GoldenItem]:
 
 
 def records_to_bytes(samples: Sequence[Mapping[str, Record]]) -> bytes:
-    tensors: dict[str, np.ndarray] = {}
-    for index, records in enumerate(samples):
+    """One safetensors file: four arrays that hold the parts of all records in turn, and an index of the records.
+
+    A tensor per record would spend more on names than on values.
+    """
+    index: list[list[Any]] = []
+    parts: dict[str, list[np.ndarray]] = {"values": [], "positions": [], "top": [], "lead": []}
+    for place, records in enumerate(samples):
         for name, each in records.items():
-            key = f"{index}:{name}:{each.kind}"
-            tensors[f"{key}:values"] = each.values
-            tensors[f"{key}:shape"] = np.array(each.shape, dtype=np.int32)
-            tensors[f"{key}:size"] = np.array([each.norm, each.peak], dtype=np.float32)
-            if each.positions is not None:
-                tensors[f"{key}:positions"] = each.positions.astype(np.int32)
+            spread = each.positions is not None and each.kind != DISTRIBUTION
+            top = each.top if each.top is not None else np.zeros(0)
+            index.append(
+                [
+                    place,
+                    name,
+                    each.kind,
+                    list(each.shape),
+                    each.norm,
+                    each.peak,
+                    len(each.values),
+                    _SPREAD if spread else _WHOLE,
+                    len(top),
+                ]
+            )
+            parts["values"].append(each.values)
+            if each.positions is not None and not spread:
+                index[-1][7] = _LISTED
+                parts["positions"].append(each.positions)
             if each.top is not None and each.lead is not None:
-                tensors[f"{key}:top"] = each.top.astype(np.int32)
-                tensors[f"{key}:lead"] = each.lead.astype(np.float32)
-    return pack_tensors(tensors)
+                parts["top"].append(each.top)
+                parts["lead"].append(each.lead)
+    dtypes = {"values": np.float32, "positions": np.int32, "top": np.int32, "lead": np.float32}
+    tensors = {
+        name: np.concatenate(arrays).astype(dtypes[name]) if arrays else np.zeros(0, dtypes[name])
+        for name, arrays in parts.items()
+    }
+    text = json.dumps(index, separators=(",", ":")).encode()
+    return pack_tensors({**tensors, "index": np.frombuffer(text, dtype=np.uint8)})
 
 
 def records_from_bytes(data: bytes, where: str) -> list[dict[str, Record]]:
-    grouped: dict[int, dict[str, dict[str, np.ndarray]]] = {}
-    for key, array in unpack_tensors(data, where).items():
-        place, name, kind, part = key.split(":")
-        grouped.setdefault(int(place), {}).setdefault(f"{name}:{kind}", {})[part] = array
-    samples = []
-    for index in sorted(grouped):
-        records = {}
-        for key, parts in grouped[index].items():
-            name, kind = key.split(":")
-            norm, peak = (float(x) for x in parts["size"])
-            records[name] = Record(
-                kind,
-                tuple(int(n) for n in parts["shape"]),
-                parts["values"],
-                parts.get("positions"),
-                norm,
-                peak,
-                parts.get("top"),
-                parts.get("lead"),
-            )
-        samples.append(records)
+    """Raises: IntegrityError where the index does not fit the arrays."""
+    tensors = unpack_tensors(data, where)
+    samples: list[dict[str, Record]] = []
+    at = dict.fromkeys(("values", "positions", "top", "lead"), 0)
+
+    def take(part: str, count: int) -> np.ndarray:
+        found = tensors[part][at[part] : at[part] + count]
+        if len(found) != count:
+            raise ValueError(f"{part} ends early")
+        at[part] += count
+        return found
+
+    try:
+        for place, name, kind, shape, norm, peak, count, how, tops in json.loads(tensors["index"].tobytes()):
+            while len(samples) <= place:
+                samples.append({})
+            values = take("values", count)
+            positions = None
+            if how == _SPREAD:
+                positions = spread_positions(int(np.prod(shape)), count, place)
+            elif how == _LISTED:
+                positions = take("positions", count)
+            top, lead = (take("top", tops), take("lead", tops)) if kind == DISTRIBUTION else (None, None)
+            samples[place][name] = Record(kind, tuple(shape), values, positions, norm, peak, top, lead)
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(
+            f"Cannot read the golden samples in {where}.", why=str(error), fix="convert the model again"
+        ) from None
     return samples
 
 

@@ -16,21 +16,36 @@ from typing import Callable, Optional
 
 import numpy as np
 
-__all__ = ["Latency", "Ratio", "interleave", "machine", "peak_rss_bytes", "ratio", "sample", "summarize"]
+__all__ = [
+    "Latency",
+    "Ratio",
+    "interleave",
+    "machine",
+    "median_interval",
+    "peak_rss_bytes",
+    "ratio",
+    "sample",
+    "summarize",
+]
 
 _RESAMPLES = 1000
 # A ratio whose 95 % interval is wider than this part of its value says nothing that one would act on.
 _MEANINGLESS = 0.5
+_FEWEST = 5  # runs below which a bootstrap interval is an accident
+_TAIL = 100  # runs below which nothing at all lies beyond the 99th percentile
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call. `low_ms` and `high_ms` bound the median at 95 % (percentile bootstrap)."""
+    """Milliseconds of one call. `low_ms` and `high_ms` bound the median at 95 % (percentile bootstrap).
+
+    `p99_ms` is None for fewer than 100 runs: it would only be the slowest of them under another name.
+    """
 
     n: int
     p50_ms: float
     p90_ms: float
-    p99_ms: float
+    p99_ms: Optional[float]
     low_ms: float
     high_ms: float
 
@@ -46,7 +61,17 @@ class Ratio:
 
     @property
     def meaningful(self) -> bool:
-        return self.n >= 5 and (self.high - self.low) <= _MEANINGLESS * self.value
+        return not self.why
+
+    @property
+    def why(self) -> str:
+        """Why one should not act on it, in words; empty where one may."""
+        if self.n < _FEWEST:
+            return f"{self.n} runs are too few for a ratio; at least {_FEWEST} are needed"
+        # Written so that NaN, from a clock that stood still, is refused as well.
+        if not self.high - self.low <= _MEANINGLESS * self.value:
+            return f"the runs spread too much: the ratio lies anywhere from {self.low:.2f} to {self.high:.2f}"
+        return ""
 
 
 def sample(
@@ -82,18 +107,19 @@ def interleave(
 
 def summarize(seconds: np.ndarray) -> Latency:
     p50, p90, p99 = (float(q) * 1e3 for q in np.percentile(seconds, [50, 90, 99]))
-    low, high = _median_interval(seconds)
-    return Latency(len(seconds), p50, p90, p99, low * 1e3, high * 1e3)
+    low, high = median_interval(seconds)
+    return Latency(len(seconds), p50, p90, p99 if len(seconds) >= _TAIL else None, low * 1e3, high * 1e3)
 
 
 def ratio(base: np.ndarray, other: np.ndarray) -> Ratio:
     """Speed of `other` against `base`, pair by pair; both come from one `interleave`."""
     pairs = base / other
-    low, high = _median_interval(pairs)
+    low, high = median_interval(pairs)
     return Ratio(float(np.median(pairs)), low, high, len(pairs))
 
 
-def _median_interval(values: np.ndarray) -> tuple[float, float]:
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """Bounds of the median at 95 %, by percentile bootstrap with a fixed seed: the same values give the same bounds."""
     random = np.random.default_rng(0)
     picks = random.integers(0, len(values), (_RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[picks], axis=1), [2.5, 97.5])

@@ -15,14 +15,25 @@ entries. So a build machine, which has everything, and a device, which has the g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import numpy as np
 
 from .tasks.task import DISTRIBUTION, INDEPENDENT, NUMBER, VECTOR
 
-__all__ = ["CLASSES", "RAW", "SAME_ARTIFACT", "Limits", "Parity", "Record", "judge", "numeric_class", "record"]
+__all__ = [
+    "CLASSES",
+    "RAW",
+    "SAME_ARTIFACT",
+    "Limits",
+    "Parity",
+    "Record",
+    "judge",
+    "numeric_class",
+    "record",
+    "spread_positions",
+]
 
 RAW = "raw"
 _KEPT_PER_ROW = 32  # entries of a wide distribution that a thinned record keeps: the likeliest ones
@@ -94,7 +105,7 @@ class Parity:
 def record(kind: str, array: np.ndarray, *, keep: Optional[int] = None, seed: int = 0) -> Record:
     """Take what a comparison needs from an array; at most about `keep` values of it.
 
-    Positions are drawn from numpy's PCG64 with `seed`; of a wide distribution the likeliest entries are kept.
+    Positions are spread over the array (`spread_positions`); of a wide distribution the likeliest entries are kept.
     """
     whole = np.asarray(array, dtype=np.float32)
     flat = whole.ravel()
@@ -122,17 +133,28 @@ def record(kind: str, array: np.ndarray, *, keep: Optional[int] = None, seed: in
 
 
 def _positions(kind: str, whole: np.ndarray, keep: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
     if kind != DISTRIBUTION:
-        drawn: np.ndarray = np.sort(random.choice(whole.size, max(keep, 1), replace=False))
-        return drawn
+        return spread_positions(whole.size, keep, seed)
     width = whole.shape[-1]
     rows = whole.reshape(-1, width)
     per_row = min(width, _KEPT_PER_ROW)
-    chosen = np.sort(random.choice(len(rows), min(len(rows), max(1, keep // per_row)), replace=False))
+    chosen = spread_positions(len(rows), max(1, keep // per_row), seed)
     likely = np.argpartition(-rows[chosen], per_row - 1, axis=1)[:, :per_row]
     kept: np.ndarray = np.sort((chosen[:, None] * width + likely).ravel())
     return kept
+
+
+def spread_positions(size: int, keep: int, seed: int) -> np.ndarray:
+    """One position out of each of `keep` equal parts of `range(size)`, int64, ascending.
+
+    Integer arithmetic alone (Knuth's multiplicative hash), so a runtime in any language finds the same ones.
+    """
+    if keep >= size:
+        return np.arange(size)
+    edges = np.arange(keep + 1, dtype=np.int64) * size // keep
+    hashed = (np.arange(keep, dtype=np.int64) + seed * 7919 + 1) * 2654435761 % 2**32
+    drawn: np.ndarray = edges[:-1] + hashed % (edges[1:] - edges[:-1])
+    return drawn
 
 
 Sample = Mapping[str, Record]
@@ -152,6 +174,7 @@ def judge(
     broken = _broken_reference(reference)
     if broken:
         return Parity(False, {}, {}, len(reference), broken, "reference")
+    limits = _widened(limits) if any(_thinned(each) for each in reference) else limits
     found: dict[str, list[float]] = {VECTOR: [], DISTRIBUTION: [], INDEPENDENT: [], NUMBER: [], RAW: []}
     spread = _spread(reference)
     flips: list[str] = []
@@ -175,6 +198,17 @@ def judge(
             if _flipped(expected, actual, limits.margin):
                 flips.append(where)
     return _verdict(found, flips, worst, limits, len(reference))
+
+
+def _thinned(records: Sample) -> bool:
+    return any(each.kind == VECTOR and each.positions is not None for each in records.values())
+
+
+def _widened(limits: Limits) -> Limits:
+    """A cosine over a few hundred positions of a vector scatters around that of all: measured on MiniLM's token features,
+    the fifth percentile of 1 - cosine over 500 of 10,000 positions was up to 1.3 times that over all of them."""
+    mean, p05 = 1 - 1.1 * (1 - limits.cosine_mean), 1 - 1.5 * (1 - limits.cosine_p05)
+    return replace(limits, cosine_mean=mean, cosine_p05=p05)
 
 
 def _verdict(

@@ -12,7 +12,7 @@ import satchel_runtimes
 from satchel_converters.format import Artifact, Plan
 from satchel_converters.stage import INPUTS, REFERENCE_GOLDEN, Stage
 from satchel_runtimes.bundle import sha256_of
-from satchel_runtimes.golden import Answers, records_of, records_to_bytes
+from satchel_runtimes.golden import Answers, golden_records, records_to_bytes
 from satchel_runtimes.manifest import MANIFEST_NAME, FileDigest, Golden, Manifest, Measured, Source, Target
 
 from .gates import Evidence, Verdict
@@ -58,7 +58,7 @@ def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
 
 def write_artifact_answers(folder: Path, kinds: Mapping[str, str], answers: Sequence[Answers]) -> None:
     """Record what the artifact said on this machine, and its digest in the manifest."""
-    (folder / _GOLDEN.artifact).write_bytes(records_to_bytes(records_of(kinds, answers)))
+    (folder / _GOLDEN.artifact).write_bytes(records_to_bytes(golden_records(kinds, answers)))
     manifest = _read(folder)
     files = {**manifest.files, _GOLDEN.artifact: _digest(folder / _GOLDEN.artifact)}
     measured = dataclasses.replace(manifest.measured, size_bytes=sum(each.bytes for each in files.values()))

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from satchel_converters.format import Plan, format_of
+from satchel_converters.format import Plan, Scheme, format_of
 from satchel_converters.stage import REFERENCE_FULL, Stage
 from satchel_device_profiles import DeviceProfile
 from satchel_runtimes.cold import start_cold
 from satchel_runtimes.golden import judge_tasks, records_from_bytes, run_items
-from satchel_runtimes.manifest import Manifest
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
@@ -27,7 +26,7 @@ from .options import Prepared, versions_of
 from .pack import pack_twin, write_artifact_answers
 from .progress import Reporter
 
-__all__ = ["machine_kind", "stands_for", "try_candidate"]
+__all__ = ["estimate", "machine_kind", "stands_for", "try_candidate"]
 
 LENGTHS = (16, 128)  # tokens; a short question and a paragraph
 _BATCH = 8
@@ -65,7 +64,7 @@ def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, re
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         latency=latency,
         speedup=speedup,
-        estimate_ms=_estimate(profile, found, plan, prepared.options.threads),
+        estimate_ms=estimate(profile, found.source.parameters, plan.scheme, prepared.options.threads),
         peak_rss_bytes=peak,
         device_memory_mb=profile.memory_mb,
         here=_here(),
@@ -161,15 +160,15 @@ def _call(session: Session, tokens: int) -> Callable[[], object]:
     return lambda: session.run(tensors)
 
 
-def _estimate(profile: DeviceProfile, manifest: Manifest, plan: Plan, threads: int | None) -> Mapping[int, float]:
-    """A floor from the profile's facts: two operations per weight and token, and every weight read once."""
-    whole = numeric_class(plan.scheme.name) == "int8" and plan.scheme.purpose == "speed"
-    peak = profile.peak_int8_gops_per_core if whole else profile.peak_fp32_gflops_per_core
+def estimate(profile: DeviceProfile, parameters: int, scheme: Scheme, threads: int | None) -> Mapping[int, float]:
+    """Milliseconds by tokens, a floor from the profile's facts: two operations per weight and token, and every weight
+    read once. Empty where a fact is not known."""
+    integer = scheme.purpose == "speed" and numeric_class(scheme.name) == "int8"
+    peak = profile.peak_int8_gops_per_core if integer else profile.peak_fp32_gflops_per_core
     if peak is None or profile.memory_bandwidth_gb_s is None:
         return {}
     cores = threads or profile.threads or profile.cores or 1
-    parameters = manifest.source.parameters
-    reading = parameters * plan.scheme.bytes_per_weight / (profile.memory_bandwidth_gb_s * 1e9) * 1e3
+    reading = parameters * scheme.bytes_per_weight / (profile.memory_bandwidth_gb_s * 1e9) * 1e3
     return {tokens: max(reading, 2 * parameters * tokens / (peak * cores * 1e9) * 1e3) for tokens in LENGTHS}
 
 

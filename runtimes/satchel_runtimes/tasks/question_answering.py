@@ -118,7 +118,9 @@ class QuestionAnswering(TextTask):
             tokens: Tokens = row.extra.tokens
             no_answer = min(no_answer, float(score["start"][0] * score["end"][0]))
             # Several spans may be the same words once they are aligned, so more than are asked for are looked at.
-            firsts, lasts, values = _spans(score["start"], score["end"], 2 * count + 10 if align else count, longest)
+            wanted = 2 * count + 10 if align else count
+            start_of, end_of = (np.where(tokens.sequences == 1, score[side], 0) for side in ("start", "end"))
+            firsts, lasts, values = _spans(start_of, end_of, wanted, longest)
             for first, last, value in zip(firsts.tolist(), lasts.tolist(), values.tolist()):
                 start, end = _characters(tokens, first, last, align)
                 text = item["context"][start:end]
@@ -141,9 +143,8 @@ def _spans(start: np.ndarray, end: np.ndarray, count: int, longest: int) -> tupl
     Only ends that can belong to a start are multiplied with it: a band of the matrix, not the whole.
     """
     width = min(longest, len(start))
-    start, end = start.copy(), np.concatenate([end, np.zeros(width - 1, end.dtype)])
-    start[0] = end[0] = 0  # no span, but "no answer"
-    band = start[:, None] * np.lib.stride_tricks.sliding_window_view(end, width)
+    ends = np.lib.stride_tricks.sliding_window_view(np.concatenate([end, np.zeros(width - 1, end.dtype)]), width)
+    band = start[:, None] * ends
     flat = band.ravel()
     likely = np.flatnonzero(flat)
     if len(likely) > count:

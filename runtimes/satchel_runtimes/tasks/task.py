@@ -126,10 +126,9 @@ class Task(ABC):
         session = graphs[self.component]
         if len(inputs) == 1:  # the path of a device that answers one question at a time
             rows = self.encode(inputs[0], options)
-            scores = [
-                self.score(outputs, rows[i]) for i, outputs in forward(session, rows, batch_size or self.batch_size)
-            ]
-            return [self.answer(inputs[0], rows, scores, options)]
+            outputs = forward(session, rows, batch_size or self.batch_size)
+            found = {i: self.score(each, rows[i]) for i, each in outputs}  # in the order of their length
+            return [self.answer(inputs[0], rows, [found[i] for i in range(len(rows))], options)]
         answers: list[Answer] = []
         block = (batch_size or self.batch_size) * _BATCHES_PER_BLOCK
         for start in range(0, len(inputs), block):

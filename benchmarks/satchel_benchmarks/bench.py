@@ -1,0 +1,330 @@
+"""`bench`: what a bundle costs on this machine, with the spread of every figure and what it must be read with.
+
+Several bundles are measured in turn, so that a machine that slows down slows all of them; only then is a ratio of two
+latencies worth much. `compare` also takes runs of another day, and says in words where it will not give a ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import satchel_runtimes
+from satchel_runtimes.cold import start_cold
+from satchel_runtimes.errors import UsageError
+from satchel_runtimes.golden import GoldenItem, read_items
+from satchel_runtimes.manifest import to_plain
+from satchel_runtimes.measure import Latency, Ratio, interleave, machine, median_interval, ratio, summarize
+from satchel_runtimes.predictor import Predictor, load
+from satchel_runtimes.tasks import Task
+
+__all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "bench_together", "compare", "table"]
+
+_LIST = 32  # inputs in the list that throughput is measured with
+_SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her"
+_MB = 2**20
+
+Json = Any  # what `json.loads` gives back for a run
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Inputs per second where `predict` gets a list of mixed lengths; the bounds are of the median, at 95 %."""
+
+    inputs: int
+    batch_size: int
+    per_second: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Cold:
+    """A fresh process to its first answer. `process_s` is all of it, from its start to its exit."""
+
+    n: int
+    process_s: float
+    fastest_s: float
+    slowest_s: float
+    import_s: float
+    load_s: float
+    predict_s: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input."""
+
+    bundle: str
+    device: str
+    format: str
+    scheme: str
+    engine: str
+    task: str
+    threads: int | None  # None: as many as the engine likes
+    latency: Mapping[int, Latency]
+    throughput: Throughput
+    cold: Cold | None
+    size_bytes: int
+    machine: Mapping[str, object]
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+    versions: Mapping[str, str | None]
+    when: str
+    together: str  # the same for runs that were measured in turn
+    samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
+
+    def to_plain(self) -> dict[str, Json]:
+        """As JSON knows it, lengths as strings; without the single samples."""
+        plain: dict[str, Json] = to_plain(dataclasses.replace(self, samples={}))
+        del plain["samples"]
+        plain["latency"] = {str(tokens): each for tokens, each in plain["latency"].items()}
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times faster the other run is at one length; `ratio` is None where `why` says that there is none."""
+
+    tokens: int
+    ratio: Ratio | None
+    why: str
+    how: str  # "in turn", or "separate runs" for figures that were not taken together
+
+
+def bench(
+    bundle: Path,
+    *,
+    threads: int | None = None,
+    lengths: Sequence[int] = (16, 64, 128),
+    max_seconds: float = 2.0,
+    max_runs: int = 500,
+    warmup: int = 5,
+    cold_starts: int = 5,
+    on_step: Callable[[str], None] | None = None,
+) -> Run:
+    """Measure a bundle here.
+
+    Args:
+        bundle: its folder, or the same as an uncompressed zip.
+        threads: of the engine; what the bundle prefers by default.
+        lengths: tokens of the inputs, special tokens included. Those beyond what the model takes are left out.
+        max_seconds, max_runs: each length stops at the first of these two, after ten runs at least.
+        warmup: runs before each length that are not counted.
+        cold_starts: fresh processes to start, after one that is not counted; none with 0.
+        on_step: told in words what is being measured.
+
+    Raises:
+        SatchelError: the bundle cannot be loaded, or does not start in a fresh process.
+    """
+    return bench_together(
+        [bundle],
+        threads=threads,
+        lengths=lengths,
+        max_seconds=max_seconds,
+        max_runs=max_runs,
+        warmup=warmup,
+        cold_starts=cold_starts,
+        on_step=on_step,
+    )[0]
+
+
+def bench_together(
+    bundles: Sequence[Path],
+    *,
+    threads: int | None = None,
+    lengths: Sequence[int] = (16, 64, 128),
+    max_seconds: float = 2.0,
+    max_runs: int = 500,
+    warmup: int = 5,
+    cold_starts: int = 5,
+    on_step: Callable[[str], None] | None = None,
+) -> tuple[Run, ...]:
+    """`bench` for several bundles, each call in turn with those of the others; `max_seconds` is shared by them."""
+    if not lengths or min(lengths) < 1 or max_runs < 1:
+        raise UsageError(
+            "Cannot measure nothing.", why=f"lengths are {list(lengths)}, runs {max_runs}", fix="give numbers above 0"
+        )
+    tell = on_step or (lambda words: None)
+    before, together = _load(), uuid.uuid4().hex
+    tell("cold start in a fresh process")
+    cold = _cold(bundles, threads, cold_starts)
+    with ExitStack() as stack:
+        loaded = [stack.enter_context(load(bundle, threads=threads, verify="once")) for bundle in bundles]
+        samples: list[dict[int, np.ndarray]] = [{} for _ in loaded]
+        inputs: list[list[GoldenItem]] = [[] for _ in loaded]
+        for tokens in sorted(set(lengths)):
+            found = [_of_length(each, tokens) for each in loaded]
+            calls: dict[str, Callable[[], object]] = {}
+            for place, (predictor, made) in enumerate(zip(loaded, found, strict=True)):
+                if made is not None:
+                    inputs[place].append(made[0])
+                    calls[str(place)] = _call(predictor, made[0].input, made[0].options)
+            tell(f"latency at {tokens} tokens")
+            times = interleave(calls, warmup=warmup, max_runs=max_runs, max_seconds=max_seconds) if calls else {}
+            for place, made in enumerate(found):
+                if made is not None:
+                    samples[place][made[1]] = times[str(place)]
+        for predictor, each in zip(loaded, inputs, strict=True):
+            each.extend(read_items(predictor.bundle)[:1] if not each else [])  # all lengths are beyond the model
+        tell(f"throughput of a list of {_LIST}")
+        lists = {
+            str(place): _call(predictor, [item.input for item in itertools.islice(itertools.cycle(items), _LIST)], items[0].options)
+            for place, (predictor, items) in enumerate(zip(loaded, inputs, strict=True))
+        }
+        listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
+        after = _load()
+        return tuple(
+            _run(predictor, threads, samples[place], listed[str(place)], cold[place], before, after, together)
+            for place, predictor in enumerate(loaded)
+        )
+
+
+def _run(
+    predictor: Predictor,
+    threads: int | None,
+    samples: Mapping[int, np.ndarray],
+    listed: np.ndarray,
+    cold: Cold | None,
+    before: tuple[float, ...],
+    after: tuple[float, ...],
+    together: str,
+) -> Run:
+    manifest = predictor.manifest
+    target, task = manifest.target, predictor.tasks[0]
+    low, high = median_interval(_LIST / listed)
+    about = {key: value for key, value in machine().items() if key != "load_average"}
+    found = _version(target.engine.name)
+    return Run(
+        bundle=manifest.name,
+        device=target.device,
+        format=target.format,
+        scheme=target.scheme,
+        engine=f"{target.engine.name} {found or 'of unknown version'}",
+        task=task,
+        threads=threads or target.threads,
+        latency={tokens: summarize(seconds) for tokens, seconds in samples.items()},
+        throughput=Throughput(
+            _LIST, predictor.open_task(task).batch_size, float(np.median(_LIST / listed)), low, high, len(listed)
+        ),
+        cold=cold,
+        size_bytes=sum(each.bytes for each in manifest.files.values()),
+        machine=about,
+        load_before=before,
+        load_after=after,
+        versions={
+            "satchel": manifest.toolchain.get("satchel"),
+            "satchel-runtimes": satchel_runtimes.__version__,
+            target.engine.name: found,
+            "numpy": np.__version__,
+            "tokenizers": _version("tokenizers"),
+            "python": platform.python_version(),
+        },
+        when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        together=together,
+        samples=samples,
+    )
+
+
+def _call(predictor: Predictor, given: Json, options: Mapping[str, Json]) -> Callable[[], object]:
+    return lambda: predictor.predict(given, **options)
+
+
+def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | None:
+    """An input of the main task of that many tokens, and how many they are; None where the model takes fewer.
+
+    It grows from the first word of the bundle's first golden sample, which holds what the task cannot do without (a
+    mask, labels, a question). Plain words follow, and single letters to meet the number exactly.
+    """
+    task = predictor.open_task(predictor.tasks[0])
+    first = next(item for item in read_items(predictor.bundle) if item.task == task.name)
+    if tokens > getattr(task, "max_length", tokens):
+        return None
+    best: tuple[GoldenItem, int] | None = None
+    for words in _growing(tokens):
+        item = _with_words(first, words)
+        count = _tokens_of(task, item)
+        if count > tokens:
+            continue  # the next has one word less and a letter more
+        best = (item, count)
+        if count == tokens:
+            break
+    return best
+
+
+def _growing(tokens: int) -> Iterator[list[str]]:
+    plain = list(itertools.islice(itertools.cycle(_SENTENCE.split()), tokens))
+    for count in range(tokens, -1, -1):
+        yield plain[:count]
+    return
+
+
+def _with_words(item: GoldenItem, words: Sequence[str]) -> GoldenItem:
+    def grown(text: str) -> str:
+        return " ".join([*text.split()[:1], *words])
+
+    if isinstance(item.input, str):
+        return dataclasses.replace(item, input=grown(item.input))
+    *_, last = item.input  # the context of a question, the second text of a pair
+    return dataclasses.replace(item, input={**item.input, last: grown(item.input[last])})
+
+
+def _tokens_of(task: Task, item: GoldenItem) -> int:
+    return max(row.length for row in task.encode(item.input, task.check_options(item.options)))
+
+
+def _cold(bundles: Sequence[Path], threads: int | None, starts: int) -> list[Cold | None]:
+    figures: list[list[dict[str, float]]] = [[] for _ in bundles]
+    for turn in range(starts + 1 if starts else 0):
+        for place, bundle in enumerate(bundles):
+            begun = time.perf_counter()
+            found = start_cold(bundle, threads=threads).result()
+            if turn:  # the first one hashes the files and brings them into the system's cache
+                figures[place].append({**found, "process_s": time.perf_counter() - begun})
+    return [_cold_of(each) if each else None for each in figures]
+
+
+def _cold_of(figures: Sequence[Mapping[str, float]]) -> Cold:
+    column = {name: np.array([each[name] for each in figures]) for name in figures[0]}
+    whole = column["process_s"]
+    return Cold(
+        len(figures),
+        float(np.median(whole)),
+        float(whole.min()),
+        float(whole.max()),
+        *(float(np.median(column[name])) for name in ("import_s", "load_s", "predict_s")),
+        int(column["peak_rss_bytes"].max()),
+    )
+
+
+def _load() -> tuple[float, ...]:
+    return tuple(round(each, 2) for each in os.getloadavg()) if hasattr(os, "getloadavg") else ()
+
+
+def _version(package: str) -> str | None:
+    module = sys.modules.get(package)  # what ran, where the distribution has another name than its module
+    try:
+        return str(module.__version__) if module is not None else importlib.metadata.version(package)
+    except (AttributeError, importlib.metadata.PackageNotFoundError):
+        return None

@@ -1,0 +1,98 @@
+"""satchel convert"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .show import as_json, progress_on_stderr, size, table
+
+__all__ = ["convert"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: <model>.satchel]")
+@click.option("--format", "format_", help="One format (satchel formats); otherwise the first that passes.")
+@click.option("--quantize", help="One scheme, e.g. int8-dynamic; otherwise the first that passes.")
+@click.option("--task", help="The main task (satchel tasks); inferred from the model by default.")
+@click.option("--revision", help="Branch, tag or commit of a Hub id.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the repository's own modelling code.")
+@click.option("--opset", type=int, help="An older ONNX opset than the device's engine reads.")
+@click.option("--sequence-length", type=int, help="Cut texts at this many tokens.")
+@click.option("--threads", type=int, help="Threads of the engine on the device.")
+@click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
+@click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
+@click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")
+@click.option("--prefer", default="latency", show_default=True, help="latency, or size to keep a slower small scheme.")
+@click.option("--require", multiple=True, metavar="GATE", help="Refuse where this gate cannot be judged here.")
+@click.option("--replace", is_flag=True, help="Exchange an existing bundle of that name, in one step.")
+@click.option("--keep-failed", is_flag=True, help="Keep a refused bundle, marked so that no runtime loads it.")
+@click.option("--no-cache", is_flag=True, help="Capture and export again, even if an earlier run did.")
+@click.option("--report", type=click.Path(path_type=Path), help="Where the report goes.  [default: beside the bundle]")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, what would be refused, and how large it would be."
+)
+@click.option("--json", "json_", is_flag=True, help="The report on stdout, as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, quiet: bool, **given: Any) -> None:
+    """Convert MODEL, a Hub id or a local folder, into a bundle for one device.
+
+    Every candidate is replayed through the runtime that the device uses. One that is wrong, slow or too big is refused
+    with its own exit code, and nothing is left behind but the report.
+
+    \b
+    satchel convert sentence-transformers/all-MiniLM-L6-v2 --device raspberry-pi-5 -o minilm.satchel
+    satchel convert ./my-model --device generic-x86-64 --quantize int8-dynamic --max-size-mb 30 --json
+    """
+    from ..convert import run
+    from ..options import Options
+
+    options = Options(format=format_, cache=not no_cache, **given)
+    if dry_run:
+        _dry_run(options, json_)
+        return
+    with progress_on_stderr(quiet=quiet) as progress:
+        done = run(options, progress=progress)
+    if json_:
+        as_json(done.report)
+        return
+    _show(done.report)
+    click.echo(f"\n{done.bundle}")
+
+
+def _show(report: dict[str, Any]) -> None:
+    for each in report["candidates"]:
+        rows = [(verdict["gate"], verdict["status"].replace("_", " "), verdict["why"]) for verdict in each["verdicts"]]
+        rows = rows or [("support", "refused", each["why"])]
+        table(f"{each['format']} {each['scheme']}", ("gate", "verdict", "figures"), rows)
+    chosen = next(each for each in report["candidates"] if each["passed"])
+    before, after = report["source_bytes"], chosen["size_bytes"]
+    click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after: {before / after:.1f} x smaller")
+
+
+def _dry_run(options: Any, json_: bool) -> None:  # Any: Options, imported late
+    from ..dry_run import forecast
+
+    found = forecast(options)
+    if json_:
+        as_json(found)
+        return
+    click.echo(
+        f"{found['model']} for {found['device']}: {', '.join(found['tasks'])}; {found['parameters']:,} parameters"
+    )
+    rows = [
+        (
+            f"{each['format']} {each['scheme']}",
+            "would be refused" if each["refused"] else "would be tried",
+            size(each["size_bytes"]),
+            ", ".join(f"{tokens}: {ms:.1f}" for tokens, ms in each["estimate_ms"].items()) or "not known",
+            each["why"] or each["engine"],
+        )
+        for each in found["candidates"]
+    ]
+    table("", ("candidate", "", "size, about", "ms by tokens, at least", ""), rows)
+    click.echo(f"\nwould write {found['out']} and {found['report']}; nothing was written")

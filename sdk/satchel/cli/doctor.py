@@ -1,0 +1,81 @@
+"""satchel doctor"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .show import as_json, key_values, size, table
+
+__all__ = ["doctor"]
+
+# package -> what it is for, and what installs it
+_PACKAGES = {
+    "satchel-runtimes": ("loads bundles", "pip install satchel-runtimes"),
+    "numpy": ("loads bundles", "pip install satchel-runtimes"),
+    "onnxruntime": ("runs onnx bundles", "pip install 'satchel-runtimes[onnx]'"),
+    "tokenizers": ("reads text", "pip install 'satchel-runtimes[text]'"),
+    "torch": ("converts", "pip install 'satchel[convert]'"),
+    "transformers": ("converts", "pip install 'satchel[convert]'"),
+    "onnx": ("converts to onnx", "pip install 'satchel[convert]'"),
+    "onnxscript": ("converts to onnx", "pip install 'satchel[convert]'"),
+    "huggingface_hub": ("fetches models", "pip install 'satchel[convert]'"),
+}
+
+
+@click.command()
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+def doctor(json_: bool) -> None:
+    """Look at this machine: what is installed, what is missing and how to get it, and where caches lie."""
+    from satchel_device_profiles import list_profiles, load_profile
+    from satchel_runtimes.bundle import cache_folder
+    from satchel_runtimes.measure import machine
+
+    from ..stage_cache import stages_folder
+    from ..trial import machine_kind, stands_for
+
+    packages = [_package(name, *about) for name, about in _PACKAGES.items()]
+    judged = [name for name in list_profiles() if stands_for(load_profile(name))[0]]
+    about = machine()
+    stages = _folder_size(stages_folder())
+    if json_:
+        as_json(
+            {
+                "machine": about,
+                "packages": packages,
+                "judges": judged,
+                "cache": str(cache_folder()),
+                "stages_bytes": stages,
+            }
+        )
+        return
+    key_values(
+        "machine",
+        {
+            "system": str(about["system"]),
+            "processor": f"{about['processor']}, {about['cores']} cores, {machine_kind()}",
+            "memory": size(about["memory_bytes"]),  # type: ignore[arg-type]  # an int or None
+            "python": f"{about['python']}, {sys.executable}",
+            "judges latency of": ", ".join(judged) or "no profile: absolute figures are not judged here",
+            "stage cache": f"{stages_folder()}, {size(stages)}",
+        },
+    )
+    click.echo()
+    rows = [(each["name"], each["version"] or "missing", each["for"], each["fix"]) for each in packages]
+    table("packages", ("package", "version", "for", "to install"), rows)
+
+
+def _package(name: str, purpose: str, fix: str) -> dict[str, Any]:
+    try:
+        version: str | None = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    return {"name": name, "version": version, "for": purpose, "fix": "" if version else fix}
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0

@@ -1,0 +1,133 @@
+"""satchel predict"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .show import as_json
+
+__all__ = ["predict"]
+
+_BLOCK = 512  # inputs of a stream that are answered together
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1)
+@click.option("--task", help="One of the bundle's tasks; the first by default.")
+@click.option("--file", "file", type=click.Path(path_type=Path), help="Read inputs from a file, one per line.")
+@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="An option of the task, e.g. top_k=3.")
+@click.option("--threads", type=int, help="Threads of the engine.")
+@click.option("--verify", type=click.Choice(["always", "once"]), default="once", show_default=True)
+@click.option("--allow-failed", is_flag=True, help="Load a bundle that its gates refused.")
+@click.option("--json", "json_", is_flag=True, help="One JSON value per line.")
+def predict(
+    bundle: Path,
+    inputs: tuple[str, ...],
+    task: str | None,
+    file: Path | None,
+    options: tuple[str, ...],
+    threads: int | None,
+    verify: str,
+    allow_failed: bool,
+    json_: bool,
+) -> None:
+    """Answer INPUTS with BUNDLE: texts as arguments, a file, or standard input.
+
+    In a file and on standard input each line is a text, or a JSON value (JSON lines) where the task takes more than
+    text: {"question": "…", "context": "…"}.
+
+    \b
+    satchel predict minilm.satchel "Where is my order?" "My parcel is late."
+    satchel predict reviews.satchel --file reviews.txt --json > answers.jsonl
+    echo '{"question": "Who?", "context": "Ada wrote it."}' | satchel predict qa.satchel
+    """
+    from satchel_runtimes import load
+    from satchel_runtimes.errors import UsageError
+
+    if inputs and file is not None:
+        raise UsageError("Cannot take both inputs and --file.", why="one of them would be ignored", fix="leave one out")
+    if not inputs and file is None and sys.stdin.isatty():
+        raise UsageError(
+            "There is nothing to predict.", why="no INPUTS, no --file, and nothing on stdin", fix="name a text"
+        )
+    given = dict(_option(each) for each in options)
+    with load(bundle, task=task, threads=threads, verify=verify, allow_failed=allow_failed) as predictor:
+        stream = iter(_utf8(each, "an argument") for each in inputs) if inputs else _lines(file)
+        while block := list(islice(stream, _BLOCK)):
+            for item, answer in zip(block, predictor.predict(block, **given), strict=True):
+                _show(item, answer, json_)
+
+
+def _show(item: Any, answer: Any, json_: bool) -> None:
+    if json_:
+        from .show import _plain
+
+        click.echo(json.dumps(answer, ensure_ascii=False, default=_plain))
+    elif hasattr(answer, "shape"):
+        flat = answer.ravel()
+        head = ", ".join(f"{value:.4f}" for value in flat[:6])
+        more = ", …" if flat.size > 6 else ""
+        click.echo(f"{_short(item)}\n  float32 {list(answer.shape)}: {head}{more}")
+    else:
+        click.echo(_short(item))
+        as_json(answer)
+
+
+def _short(item: Any) -> str:
+    text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def _option(given: str) -> tuple[str, Any]:
+    from satchel_runtimes.errors import UsageError
+
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise UsageError(f"Cannot read --option {given}.", why="it has no '='", fix="write NAME=VALUE, e.g. top_k=3")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value  # a plain word is a string
+
+
+def _lines(file: Path | None) -> Iterator[Any]:
+    from satchel_runtimes.errors import UsageError
+
+    try:
+        stream = file.open("rb") if file is not None else sys.stdin.buffer
+    except OSError as error:
+        raise UsageError(f"Cannot read {file}.", why=str(error.strerror), fix="check the path") from None
+    with stream:
+        for number, line in enumerate(stream, 1):
+            where = f"line {number} of {file or 'standard input'}"
+            text = _utf8(line.rstrip(b"\r\n"), where)
+            yield _json_or_text(text)
+
+
+def _json_or_text(text: str) -> Any:
+    if text[:1] in ("{", "[", '"'):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # a text may well start with a quotation mark
+    return text
+
+
+def _utf8(data: bytes | str, where: str) -> str:
+    from satchel_runtimes.errors import UsageError
+
+    try:
+        # Arguments that were no UTF-8 arrive with surrogates in place of their bytes.
+        return data.decode("utf-8") if isinstance(data, bytes) else data.encode("utf-8").decode("utf-8")
+    except UnicodeError:
+        raise UsageError(
+            f"Cannot read {where}.", why="it is not valid UTF-8", fix="convert the text to UTF-8 first, e.g. with iconv"
+        ) from None

@@ -1,0 +1,68 @@
+"""satchel verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .show import as_json, table
+
+__all__ = ["verify"]
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--threads", type=int, help="Threads of the engine.")
+@click.option("--allow-failed", is_flag=True, help="Look at a bundle that its gates refused.")
+@click.option("--json", "json_", is_flag=True, help="The result on stdout, as JSON.")
+def verify(bundle: Path, threads: int | None, allow_failed: bool, json_: bool) -> None:
+    """Hash every file of BUNDLE, then replay its golden samples on this machine.
+
+    Two comparisons: with the model that was converted (was the model kept?) and with the same artifact on the machine
+    that built it (does this machine compute the same?). A difference is exit 10, a damaged file exit 16.
+    """
+    from satchel_runtimes import load
+    from satchel_runtimes.errors import ParityError
+    from satchel_runtimes.golden import replay
+
+    with load(bundle, threads=threads, allow_failed=allow_failed) as predictor:
+        found = replay(predictor)
+        files = len(predictor.manifest.files)
+    parts = {
+        "the converted model": found.reference,
+        "this artifact where it was built": found.artifact,
+        "the converted model, in batches": found.batched,
+    }
+    rows: list[dict[str, Any]] = [
+        {
+            "against": against,
+            "task": task,
+            "passed": parity.passed,
+            "samples": parity.samples,
+            "figures": dict(parity.figures),
+            "limits": dict(parity.limits),
+            "why": parity.why,
+            "where": parity.where,
+        }
+        for against, part in parts.items()
+        for task, parity in part.items()
+    ]
+    if json_:
+        as_json({"bundle": str(bundle), "files": files, "passed": found.passed, "parity": rows})
+    else:
+        click.echo(f"{files} files match their digests")
+        table("", ("against", "task", "verdict", "figures"), [_row(each) for each in rows])
+    if not found.passed:
+        bad = next(each for each in rows if not each["passed"])
+        raise ParityError(
+            f"{bundle} does not answer here as it should.",
+            why=f"against {bad['against']}, {bad['task']}: {bad['why']} ({bad['where']})",
+            fix="update the engine on this machine, or convert for it again; do not ship this bundle here",
+        )
+
+
+def _row(each: dict[str, Any]) -> tuple[str, str, str, str]:
+    figures = "; ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in each["figures"].items())
+    return each["against"], each["task"], "same" if each["passed"] else "DIFFERENT", figures or each["why"]
