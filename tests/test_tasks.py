@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import math
 import warnings
@@ -65,8 +66,7 @@ def theirs(task: str, builder: str | None = None) -> Callable[..., Any]:
 
 
 def pipeline(task: str, folder: Path) -> Callable[..., Any]:
-    import transformers
-
+    transformers: Any = importlib.import_module("transformers")  # its overloads do not take a task that is a variable
     transformers.logging.set_verbosity_error()
     made: Callable[..., Any] = transformers.pipeline(task, model=str(folder), device="cpu")
     return made
@@ -522,9 +522,9 @@ def tiny(kind: str, task: str) -> tuple[Predictor, Callable[..., Any]]:
 def _make_tiny(kind: str, auto_model: str, folder: Path) -> None:
     import tokenizers
     import torch
-    import transformers
     from tokenizers import decoders, pre_tokenizers, processors, trainers
 
+    transformers: Any = importlib.import_module("transformers")
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     if kind == "bpe":
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())

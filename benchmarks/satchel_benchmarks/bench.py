@@ -1,7 +1,7 @@
 """`bench`: what a bundle costs on this machine, with the spread of every figure and what it must be read with.
 
 Several bundles are measured in turn, so that a machine that slows down slows all of them; only then is a ratio of two
-latencies worth much. `compare` also takes runs of another day, and says in words where it will not give a ratio.
+latencies worth much.
 """
 
 from __future__ import annotations
@@ -10,18 +10,14 @@ import dataclasses
 import datetime
 import importlib.metadata
 import itertools
-import json
-import math
 import os
 import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,88 +25,16 @@ import satchel_runtimes
 from satchel_runtimes.cold import start_cold
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.golden import GoldenItem, read_items
-from satchel_runtimes.manifest import to_plain
-from satchel_runtimes.measure import Latency, Ratio, interleave, machine, median_interval, ratio, summarize
+from satchel_runtimes.measure import interleave, machine, median_interval, summarize
 from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.tasks import Task
+
+from .run import Cold, Comparison, Json, Run, Throughput, compare, table
 
 __all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "bench_together", "compare", "table"]
 
 _LIST = 32  # inputs in the list that throughput is measured with
 _SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her"
-_MB = 2**20
-
-Json = Any  # what `json.loads` gives back for a run
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Inputs per second where `predict` gets a list of mixed lengths; the bounds are of the median, at 95 %."""
-
-    inputs: int
-    batch_size: int
-    per_second: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Cold:
-    """A fresh process to its first answer. `process_s` is all of it, from its start to its exit."""
-
-    n: int
-    process_s: float
-    fastest_s: float
-    slowest_s: float
-    import_s: float
-    load_s: float
-    predict_s: float
-    peak_rss_bytes: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input."""
-
-    bundle: str
-    device: str
-    format: str
-    scheme: str
-    engine: str
-    task: str
-    threads: int | None  # None: as many as the engine likes
-    latency: Mapping[int, Latency]
-    throughput: Throughput
-    cold: Cold | None
-    size_bytes: int
-    machine: Mapping[str, object]
-    load_before: tuple[float, ...]
-    load_after: tuple[float, ...]
-    versions: Mapping[str, str | None]
-    when: str
-    together: str  # the same for runs that were measured in turn
-    samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
-
-    def to_plain(self) -> dict[str, Json]:
-        """As JSON knows it, lengths as strings; without the single samples."""
-        plain: dict[str, Json] = to_plain(dataclasses.replace(self, samples={}))
-        del plain["samples"]
-        plain["latency"] = {str(tokens): each for tokens, each in plain["latency"].items()}
-        return plain
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How many times faster the other run is at one length; `ratio` is None where `why` says that there is none."""
-
-    tokens: int
-    ratio: Ratio | None
-    why: str
-    how: str  # "in turn", or "separate runs" for figures that were not taken together
 
 
 def bench(
@@ -190,7 +114,7 @@ def bench_together(
             each.extend(read_items(predictor.bundle)[:1] if not each else [])  # all lengths are beyond the model
         tell(f"throughput of a list of {_LIST}")
         lists = {
-            str(place): _call(predictor, [item.input for item in itertools.islice(itertools.cycle(items), _LIST)], items[0].options)
+            str(place): _call(predictor, [items[i % len(items)].input for i in range(_LIST)], items[0].options)
             for place, (predictor, items) in enumerate(zip(loaded, inputs, strict=True))
         }
         listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
@@ -261,23 +185,14 @@ def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | No
     first = next(item for item in read_items(predictor.bundle) if item.task == task.name)
     if tokens > getattr(task, "max_length", tokens):
         return None
-    best: tuple[GoldenItem, int] | None = None
-    for words in _growing(tokens):
-        item = _with_words(first, words)
-        count = _tokens_of(task, item)
-        if count > tokens:
-            continue  # the next has one word less and a letter more
-        best = (item, count)
-        if count == tokens:
-            break
-    return best
-
-
-def _growing(tokens: int) -> Iterator[list[str]]:
     plain = list(itertools.islice(itertools.cycle(_SENTENCE.split()), tokens))
     for count in range(tokens, -1, -1):
-        yield plain[:count]
-    return
+        item = _with_words(first, plain[:count])
+        found = _tokens_of(task, item)
+        if found <= tokens:
+            filled = _with_words(first, plain[:count] + ["a"] * (tokens - found))
+            return (filled, tokens) if _tokens_of(task, filled) == tokens else (item, found)
+    return None
 
 
 def _with_words(item: GoldenItem, words: Sequence[str]) -> GoldenItem:
@@ -307,14 +222,16 @@ def _cold(bundles: Sequence[Path], threads: int | None, starts: int) -> list[Col
 
 def _cold_of(figures: Sequence[Mapping[str, float]]) -> Cold:
     column = {name: np.array([each[name] for each in figures]) for name in figures[0]}
-    whole = column["process_s"]
+    middle = {name: float(np.median(each)) for name, each in column.items()}
     return Cold(
-        len(figures),
-        float(np.median(whole)),
-        float(whole.min()),
-        float(whole.max()),
-        *(float(np.median(column[name])) for name in ("import_s", "load_s", "predict_s")),
-        int(column["peak_rss_bytes"].max()),
+        n=len(figures),
+        process_s=middle["process_s"],
+        fastest_s=float(column["process_s"].min()),
+        slowest_s=float(column["process_s"].max()),
+        import_s=middle["import_s"],
+        load_s=middle["load_s"],
+        predict_s=middle["predict_s"],
+        peak_rss_bytes=int(column["peak_rss_bytes"].max()),
     )
 
 

@@ -189,7 +189,7 @@ def forward(session: Session, rows: Sequence[Row], batch_size: int) -> Iterator[
 
 def _pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:
     longest = max(array.shape[0] for array in arrays)
-    batch = np.full((len(arrays), longest) + arrays[0].shape[1:], spec.padding or 0, dtype=arrays[0].dtype)
+    batch: np.ndarray = np.full((len(arrays), longest) + arrays[0].shape[1:], spec.padding or 0, dtype=arrays[0].dtype)
     for i, array in enumerate(arrays):
         batch[i, : array.shape[0]] = array
     return batch

@@ -9,7 +9,7 @@ import click
 
 from .show import as_json, progress_on_stderr, size, table
 
-__all__ = ["convert"]
+__all__ = ["convert", "show"]
 
 
 @click.command()
@@ -60,11 +60,11 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
     if json_:
         as_json(done.report)
         return
-    _show(done.report)
+    show(done.report)
     click.echo(f"\n{done.bundle}")
 
 
-def _show(report: dict[str, Any]) -> None:
+def show(report: dict[str, Any]) -> None:
     for each in report["candidates"]:
         rows = [(verdict["gate"], verdict["status"].replace("_", " "), verdict["why"]) for verdict in each["verdicts"]]
         rows = rows or [("support", "refused", each["why"])]

