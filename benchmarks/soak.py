@@ -9,7 +9,28 @@ from pathlib import Path
 from satchel_runtimes import load
 from setting import Figure, arguments, bundle, tell
 
-_WORDS = ["where", "is", "my", "order", "and", "when", "will", "it", "come", "back", "to", "the", "shop", "in", "the", "old", "town", "of", "the", "north"]
+_WORDS = [
+    "where",
+    "is",
+    "my",
+    "order",
+    "and",
+    "when",
+    "will",
+    "it",
+    "come",
+    "back",
+    "to",
+    "the",
+    "shop",
+    "in",
+    "the",
+    "old",
+    "town",
+    "of",
+    "the",
+    "north",
+]
 _SETTLED = 10_000  # by then every buffer has met its largest size
 
 

@@ -1,4 +1,4 @@
-"""ONNX for onnxruntime: transformers' own exporter with dynamic axes, then the schemes of this engine.
+"""ONNX for onnxruntime: exported with dynamic axes, then the schemes of this engine.
 
 Fusions stay onnxruntime's own, at load time: fusing ahead (transformers' `ort_fusions="cpu"`) was measured slower on
 MiniLM, 0.88 against 0.97 of the best fp32 session at 128 tokens, and 2.0 against 2.7 times in int8.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import logging
 import shutil
 import warnings
@@ -22,8 +21,9 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
-from .component import Axis, Component, specs
+from .component import Component, specs
 from .format import Artifact, Format, Plan, Scheme, engine_has, oldest
+from .onnx_export import export_component
 
 if TYPE_CHECKING:
     import onnx
@@ -97,64 +97,13 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     """Write each component in float32, weights beside the graph so that they stream to disk.
 
     Raises:
-        SupportError: torch or the exporter cannot trace the model.
+        SupportError: no exporter gives a graph that is right at another shape.
     """
-    exporters = need("transformers.exporters.exporter_onnx", extra="convert", to="export to ONNX", of="satchel")
-    ir = need("onnx_ir", extra="convert", to="export to ONNX", of="satchel")
-    passes = need("onnx_ir.passes.common", extra="convert", to="export to ONNX", of="satchel")
     graphs = []
     for component in components:
-        config = exporters.OnnxConfig(
-            dynamic=True, dynamic_shapes=_dynamic_shapes(component), opset_version=plan.engine.opset
-        )
-        try:
-            with _quiet():
-                exported = exporters.OnnxExporter().export(component.module, dict(component.example), config=config)
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            # torch.export, dynamo and the exporter each have their own errors below these.
-            raise SupportError(
-                f"Cannot export {component.name} to ONNX.",
-                why=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:300]}",
-                fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
-            ) from None
-        program = exported.program
-        program.ir_version = plan.engine.ir
-        passes.ClearMetadataAndDocStringPass()(program)  # stack traces of this machine, half a megabyte of them
-        file, weights = f"{component.name}.onnx", f"{component.name}.onnx.data"
-        ir.save(program, out / file, external_data=weights)
+        file, weights = export_component(component, plan.engine.opset or _READS[0][1], plan.engine.ir, out)
         graphs.append(Graph(component.name, file, specs(component.inputs), specs(component.outputs), weights=weights))
-        del exported, program
-        gc.collect()
     return Artifact(out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name))
-
-
-def _dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: torch.export.Dim
-    from torch.export import Dim
-
-    made: dict[str, Any] = {}
-    shapes = {}
-    for each in component.inputs:
-        axes = {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
-        for axis in axes.values():
-            made.setdefault(axis.name, Dim(axis.name, min=axis.minimum, max=axis.maximum))
-        shapes[each.name] = {place: made[axis.name] for place, axis in axes.items()}
-    return shapes
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.onnx prints its steps on stdout and warns of packages that are not there."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "transformers", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def apply(twin: Artifact, plan: Plan, out: Path) -> Artifact:

@@ -22,11 +22,12 @@ from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.golden import golden_records, inputs_to_json, records_of, records_to_bytes
 from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
+from satchel_runtimes.tasks.task import ModelFacts
 
 from .format import Artifact, format_of
 from .samples import golden_items
 from .source import SourceModel
-from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, read_job
+from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
 _PROCESSORS = (
@@ -50,19 +51,31 @@ def _run(folder: Path) -> None:
     chosen = format_of(job.plan.format)
     twin = chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.tokenizer, job.source, folder)
-    facts = job.source.facts
-    if job.max_length is not None:
-        facts = dataclasses.replace(facts, max_length=min(job.max_length, facts.max_length))
+    facts = _facts(job, loaded.tokenizer)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
-    kinds = {name: kind for task in tasks.values() for name, kind in task.judged.items()}
-    (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(kinds, answers, keep=_KEEP)))
-    (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(kinds, answers)))
+    (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(tasks, items, answers, keep=_KEEP)))
+    (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(tasks, items, answers)))
     (folder / INPUTS).write_text(inputs_to_json(items))
     _write_stage(folder, twin, entries, processors)
+
+
+def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
+    """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
+    facts = job.source.facts
+    return dataclasses.replace(
+        facts,
+        max_length=min(job.max_length or facts.max_length, facts.max_length, tokenizer.model_max_length),
+        truncation_side=tokenizer.truncation_side,
+        mask_token=tokenizer.mask_token,
+        special_tokens={
+            name: str(getattr(tokenizer, name)) for name in ("unk_token", "pad_token") if getattr(tokenizer, name, None)
+        },
+        clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+    )
 
 
 def _save_processors(tokenizer: Any, source: SourceModel, folder: Path) -> list[str]:  # Any: a transformers class

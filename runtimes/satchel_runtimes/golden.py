@@ -40,6 +40,7 @@ __all__ = [
 
 MAX_ELEMENTS = 64_000  # values of one golden file; beyond, seeded positions, norms and top entries stand for the rest
 
+_RAW_LIMIT = 65_536  # values of one raw output that are compared
 _RAW_VALUES = 32  # of each raw output in a bundle; what the user sees gets the rest
 _WHOLE, _SPREAD, _LISTED = 0, 1, 2  # how a record's positions are found again
 
@@ -68,15 +69,17 @@ class Replay:
         return all(each.passed for part in (self.reference, self.artifact, self.batched) for each in part.values())
 
 
-def answers_of(task: Task, rows_outputs: Sequence[tuple[Row, Tensors]]) -> dict[str, np.ndarray]:
-    """What is compared of one sample: the judged arrays and the raw outputs of each of its rows."""
-    answers: dict[str, np.ndarray] = {}
-    for place, (row, outputs) in enumerate(rows_outputs):
-        scores = task.score(outputs, row)
-        for name in task.judged:
-            answers[f"{place}/judged/{name}"] = np.array(scores[name])
-        for name, value in outputs.items():
-            answers[f"{place}/raw/{name}"] = np.array(value)
+def answers_of(task: Task, row: Row, outputs: Tensors, place: int = 0) -> dict[str, np.ndarray]:
+    """What is compared of one row: the arrays that the user sees, and the raw outputs.
+
+    A raw output as wide as a vocabulary is cut to the same spread positions wherever this runs.
+    """
+    scores = task.score(outputs, row)
+    answers = {f"{place}/judged/{name}": np.array(scores[name]) for name in task.judged}
+    for name, value in outputs.items():
+        if value.size > _RAW_LIMIT:
+            value = value.ravel()[spread_positions(value.size, _RAW_LIMIT, 0)]
+        answers[f"{place}/raw/{name}"] = np.array(value)
     return answers
 
 
@@ -88,55 +91,56 @@ def run_items(
     batch_size: int = 1,
     on_sample: Optional[Callable[[], None]] = None,
 ) -> list[dict[str, np.ndarray]]:
-    """The answers of some graphs to golden items, one dictionary per item. The reference model is one more graph."""
-    rows_of = [tasks[item.task].encode(item.input, tasks[item.task].check_options(item.options)) for item in items]
-    outputs: dict[tuple[str, bytes], Tensors] = {}
-    for component in dict.fromkeys(tasks[item.task].component for item in items):
-        # Tasks of one bundle share most rows: a text is the same ids for its embedding and for its features.
-        places = [i for i, item in enumerate(items) if tasks[item.task].component == component]
-        rows = {_row_key(component, row): row for i in places for row in rows_of[i]}
-        keys = list(rows)
+    """The answers of some graphs to golden items, one dictionary per item. The reference model is one more graph.
+
+    Tasks of one bundle share most rows (a text is the same ids for its embedding and for its features): each is run once.
+    """
+    answers: list[dict[str, np.ndarray]] = [{} for _ in items]
+    rows: dict[tuple[str, bytes], Row] = {}
+    users: dict[tuple[str, bytes], list[tuple[int, int, Row]]] = {}
+    for i, item in enumerate(items):
+        task = tasks[item.task]
+        for place, row in enumerate(task.encode(item.input, task.check_options(item.options))):
+            key = (task.component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors)))
+            rows[key] = row
+            users.setdefault(key, []).append((i, place, row))
+    for component in dict.fromkeys(component for component, _ in rows):
+        keys = [key for key in rows if key[0] == component]
         groups = [keys] if batch_size > 1 else [[key] for key in keys]
         for group in groups:
-            for k, output in forward(graphs[component], [rows[key] for key in group], batch_size):
-                outputs[group[k]] = {name: np.array(value) for name, value in output.items()}
-                if on_sample is not None:
-                    on_sample()
+            for k, outputs in forward(graphs[component], [rows[key] for key in group], batch_size):
+                for i, place, row in users[group[k]]:
+                    answers[i].update(answers_of(tasks[items[i].task], row, outputs, place))
+                    if on_sample is not None:
+                        on_sample()
+    return answers
+
+
+def records_of(
+    tasks: Mapping[str, Task], items: Sequence[GoldenItem], answers: Sequence[Answers], *, keep: int
+) -> list[dict[str, Record]]:
+    """Records of the answers to some items, at most about `keep` values of each array."""
     return [
-        answers_of(tasks[item.task], [(row, outputs[_row_key(tasks[item.task].component, row)]) for row in rows_of[i]])
-        for i, item in enumerate(items)
+        {name: record(_kind(tasks[item.task], name), array, keep=keep, seed=index) for name, array in each.items()}
+        for index, (item, each) in enumerate(zip(items, answers))
     ]
 
 
-def _row_key(component: str, row: Row) -> tuple[str, bytes]:
-    return component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors))
-
-
-def records_of(kinds: Mapping[str, str], answers: Sequence[Answers], *, keep: int) -> list[dict[str, Record]]:
-    """Records of a set of answers, at most about `keep` values of each array.
-
-    Args:
-        kinds: judged name -> kind; every other array is raw.
-        answers: whole arrays, one mapping per sample.
-    """
-    return [
-        {name: record(_kind(kinds, name), array, keep=keep, seed=index) for name, array in each.items()}
-        for index, each in enumerate(answers)
-    ]
-
-
-def golden_records(kinds: Mapping[str, str], answers: Sequence[Answers]) -> list[dict[str, Record]]:
+def golden_records(
+    tasks: Mapping[str, Task], items: Sequence[GoldenItem], answers: Sequence[Answers]
+) -> list[dict[str, Record]]:
     """Records as a bundle carries them: `MAX_ELEMENTS` values in all, most of them for what the user sees."""
-    raw = [array.size for each in answers for name, array in each.items() if _kind(kinds, name) == RAW]
-    seen = [array.size for each in answers for name, array in each.items() if _kind(kinds, name) != RAW]
+    kinds = [{name: _kind(tasks[item.task], name) for name in each} for item, each in zip(items, answers)]
+    raw = [each[name].size for of, each in zip(kinds, answers) for name in each if of[name] == RAW]
+    seen = [each[name].size for of, each in zip(kinds, answers) for name in each if of[name] != RAW]
     small = min(_RAW_VALUES, MAX_ELEMENTS // 4 // max(len(raw), 1))
     share = _share(seen, MAX_ELEMENTS - sum(min(size, small) for size in raw))
     return [
         {
-            name: record(_kind(kinds, name), array, keep=small if _kind(kinds, name) == RAW else share, seed=index)
+            name: record(of[name], array, keep=small if of[name] == RAW else share, seed=index)
             for name, array in each.items()
         }
-        for index, each in enumerate(answers)
+        for index, (of, each) in enumerate(zip(kinds, answers))
     ]
 
 
@@ -151,9 +155,9 @@ def _share(sizes: Sequence[int], budget: int) -> int:
     return budget
 
 
-def _kind(kinds: Mapping[str, str], name: str) -> str:
+def _kind(task: Task, name: str) -> str:
     _, group, tail = name.split("/", 2)
-    return RAW if group == "raw" else kinds[tail]
+    return RAW if group == "raw" else task.judged[tail]
 
 
 def inputs_to_json(items: Sequence[GoldenItem]) -> str:

@@ -114,7 +114,7 @@ def record(kind: str, array: np.ndarray, *, keep: Optional[int] = None, seed: in
     if kind == DISTRIBUTION:
         rows = whole.reshape(-1, whole.shape[-1]) if whole.size else whole.reshape(0, 1)
         top = rows.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
-        ordered = np.sort(rows, axis=1)
+        ordered = np.partition(rows, max(rows.shape[1] - 2, 0), axis=1) if len(rows) else rows
         lead = ordered[:, -1] - ordered[:, -2] if rows.shape[1] > 1 else np.full(len(rows), np.inf, np.float32)
     positions = None
     if keep is not None and flat.size > keep:

@@ -12,8 +12,9 @@ import satchel_runtimes
 from satchel_converters.format import Artifact, Plan
 from satchel_converters.stage import INPUTS, REFERENCE_GOLDEN, Stage
 from satchel_runtimes.bundle import sha256_of
-from satchel_runtimes.golden import Answers, golden_records, records_to_bytes
+from satchel_runtimes.golden import records_to_bytes
 from satchel_runtimes.manifest import MANIFEST_NAME, FileDigest, Golden, Manifest, Measured, Source, Target
+from satchel_runtimes.parity import Record
 
 from .gates import Evidence, Verdict
 from .options import Prepared
@@ -56,9 +57,9 @@ def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
     return manifest
 
 
-def write_artifact_answers(folder: Path, kinds: Mapping[str, str], answers: Sequence[Answers]) -> None:
+def write_artifact_answers(folder: Path, samples: Sequence[Mapping[str, Record]]) -> None:
     """Record what the artifact said on this machine, and its digest in the manifest."""
-    (folder / _GOLDEN.artifact).write_bytes(records_to_bytes(golden_records(kinds, answers)))
+    (folder / _GOLDEN.artifact).write_bytes(records_to_bytes(samples))
     manifest = _read(folder)
     files = {**manifest.files, _GOLDEN.artifact: _digest(folder / _GOLDEN.artifact)}
     measured = dataclasses.replace(manifest.measured, size_bytes=sum(each.bytes for each in files.values()))

@@ -15,7 +15,7 @@ from satchel_converters.format import Plan, Scheme, format_of
 from satchel_converters.stage import REFERENCE_FULL, Stage
 from satchel_device_profiles import DeviceProfile
 from satchel_runtimes.cold import start_cold
-from satchel_runtimes.golden import judge_tasks, records_from_bytes, run_items
+from satchel_runtimes.golden import golden_records, judge_tasks, records_from_bytes, run_items
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
@@ -44,8 +44,8 @@ def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, re
     cold = start_cold(folder, threads=prepared.options.threads)
     reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
     peak = cold.result()["peak_rss_bytes"]
-    kinds = {name: kind for task in predictor.tasks for name, kind in predictor.open_task(task).judged.items()}
-    write_artifact_answers(folder, kinds, single)
+    tasks = {name: predictor.open_task(name) for name in predictor.tasks}
+    write_artifact_answers(folder, golden_records(tasks, stage.items, single))
     latency: Mapping[int, Latency] = {}
     speedup: Mapping[int, Ratio] = {}
     if absolute or comparable:

@@ -43,7 +43,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     wanted = [name for name in _TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
     example = _example(loaded, wanted)
     names = loaded.task.outputs
-    module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example))
+    module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example)).eval()
     with torch.no_grad():
         results = module(**example)
     batch = Axis("batch")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 
 from ..errors import UsageError
@@ -32,6 +31,8 @@ def task_class(name: str) -> type[Task]:
         UsageError: no task has this name.
     """
     if name not in _MODULES:
+        import difflib
+
         near = difflib.get_close_matches(name, _MODULES, n=1)
         raise UsageError(
             f"Cannot find the task {name!r}.",

