@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Optional, Union
+from typing import IO, TYPE_CHECKING, Optional, Union
 
 from .errors import IntegrityError, UsageError
 from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from .onnx_file import external_data
+
+if TYPE_CHECKING:
+    import zipfile
 
 __all__ = ["VERIFY", "Bundle", "cache_folder", "open_bundle", "sha256_of"]
 
@@ -95,27 +100,48 @@ def _open_folder(root: Path, verify: str) -> Bundle:
         manifest = Manifest.parse(file.read(), str(root))
     stamps = {MANIFEST_NAME: _stamp(found)}
     for name, digest in manifest.files.items():
-        _refuse_links(root, name)
         try:
+            _refuse_links(root, name)
             found = (root / name).lstat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise _broken(root, f"the file {name!r} is missing") from None
+        except OSError as error:
+            raise _unreadable(root, name, error) from None
         if not stat.S_ISREG(found.st_mode):
             raise _broken(root, f"{name!r} is not a regular file")
         if found.st_size != digest.bytes:
             raise _broken(root, f"{name!r} has {found.st_size:,} bytes, the manifest says {digest.bytes:,}")
         stamps[name] = _stamp(found)
-    memory = _Memory(root)
     # A TorchScript file is code: it is checked at every load, whatever was remembered.
-    forgetful = verify == "always" or manifest.target.format == "torchscript"
-    if not forgetful and memory.holds(stamps):
+    remembers = verify == "once" and manifest.target.format != "torchscript"
+    memory = _Memory(root) if remembers else None
+    if memory is not None and memory.holds(stamps):
         return Bundle(root, manifest, remembered=True)
     for name, digest in manifest.files.items():
-        with (root / name).open("rb") as file:
-            _check_digest(root, name, file, digest.sha256)
-    if verify == "once":
+        try:
+            with (root / name).open("rb") as file:
+                _check_digest(root, name, file, digest.sha256)
+        except OSError as error:
+            raise _unreadable(root, name, error) from None
+    bundle = Bundle(root, manifest, remembered=False)
+    _check_external_data(bundle)  # before it is remembered: a later load does not look again
+    if memory is not None:
         memory.keep(stamps)
-    return Bundle(root, manifest, remembered=False)
+    return bundle
+
+
+def _check_external_data(bundle: Bundle) -> None:
+    """An ONNX file may name other files as its weights, at any path, and the engine would read them."""
+    if bundle.manifest.target.format != "onnx":
+        return
+    for graph in bundle.manifest.graphs:
+        for location in external_data(bundle.read(graph.file), f"{graph.file} of {bundle.path}"):
+            if posixpath.join(posixpath.dirname(graph.file), location) != graph.weights:
+                raise IntegrityError(
+                    f"Cannot load {graph.file} of the bundle {bundle.path}.",
+                    why=f"its tensors lie in the file {location!r}, which the manifest does not name as its weights",
+                    fix="do not use this bundle; convert the model again",
+                )
 
 
 def _stamp(found: os.stat_result) -> list[int]:
@@ -123,38 +149,53 @@ def _stamp(found: os.stat_result) -> list[int]:
 
 
 def _open_zip(path: Path) -> Bundle:
+    import struct
     import zipfile
 
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise _broken(path, f"it is neither a folder nor a zip ({error})") from None
-    with archive:
-        members = {}
-        for info in archive.infolist():
-            if info.filename in members:
-                raise _broken(path, f"the zip holds {info.filename!r} twice")
-            members[info.filename] = info
-        if MANIFEST_NAME not in members:
-            raise _broken(path, f"it holds no {MANIFEST_NAME} at its top")
-        if members[MANIFEST_NAME].file_size > MAX_MANIFEST_BYTES:
-            size = members[MANIFEST_NAME].file_size
-            raise _broken(path, f"{MANIFEST_NAME} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
-        try:
-            manifest = Manifest.parse(archive.read(MANIFEST_NAME), str(path))
-            for name, digest in manifest.files.items():
-                if name not in members:
-                    raise _broken(path, f"the file {name!r} is missing")
-                info = members[name]
-                if info.compress_type != zipfile.ZIP_STORED:
-                    raise _broken(path, f"{name!r} is compressed; a bundle's zip is stored as it is (zip -0)")
-                if info.file_size != digest.bytes:
-                    raise _broken(path, f"{name!r} has {info.file_size:,} bytes, the manifest says {digest.bytes:,}")
-                with archive.open(info) as file:
-                    _check_digest(path, name, file, digest.sha256)
-        except (zipfile.BadZipFile, NotImplementedError) as error:
-            raise _broken(path, f"the zip is damaged ({error})") from None
-    return Bundle(path, manifest, remembered=False)
+        with zipfile.ZipFile(path) as archive:
+            manifest = _check_zip(path, archive)
+        bundle = Bundle(path, manifest, remembered=False)
+        _check_external_data(bundle)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error, OSError) as error:
+        # zipfile has all of these for a damaged directory; where none is found the file is something else
+        raise _broken(path, f"it is neither a folder nor a whole zip ({error})") from None
+    return bundle
+
+
+def _check_zip(path: Path, archive: zipfile.ZipFile) -> Manifest:
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        if info.filename in members:
+            raise _broken(path, f"the zip holds {info.filename!r} twice")
+        members[info.filename] = info
+    if MANIFEST_NAME not in members:
+        raise _broken(path, f"it holds no {MANIFEST_NAME} at its top")
+    size = members[MANIFEST_NAME].file_size
+    if size > MAX_MANIFEST_BYTES:
+        raise _broken(path, f"{MANIFEST_NAME} has {size:,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
+    _check_stored(path, members[MANIFEST_NAME])
+    manifest = Manifest.parse(archive.read(MANIFEST_NAME), str(path))
+    for graph in manifest.graphs:
+        if graph.weights:  # an engine reads them by path, and from a zip would look in the current folder
+            raise _broken(path, f"{graph.file!r} keeps its weights in {graph.weights!r}; unpack this zip to a folder")
+    for name, digest in manifest.files.items():
+        if name not in members:
+            raise _broken(path, f"the file {name!r} is missing")
+        info = members[name]
+        _check_stored(path, info)
+        if info.file_size != digest.bytes:
+            raise _broken(path, f"{name!r} has {info.file_size:,} bytes, the manifest says {digest.bytes:,}")
+        with archive.open(info) as file:
+            _check_digest(path, name, file, digest.sha256)
+    return manifest
+
+
+def _check_stored(path: Path, info: zipfile.ZipInfo) -> None:
+    if info.compress_type != 0:  # ZIP_STORED
+        raise _broken(path, f"{info.filename!r} is compressed; a bundle's zip is stored as it is (zip -0)")
+    if info.flag_bits & 1:
+        raise _broken(path, f"{info.filename!r} is encrypted")
 
 
 class _Memory:
@@ -215,6 +256,10 @@ def _refuse_links(root: Path, name: str) -> None:
         here = here / part
         if here.is_symlink():
             raise _broken(root, f"{name!r} goes through a symlink, which could leave the bundle")
+
+
+def _unreadable(where: Path, name: str, error: OSError) -> IntegrityError:
+    return _broken(where, f"the file {name!r} cannot be read ({error.strerror})")
 
 
 def _broken(where: Path, why: str) -> IntegrityError:

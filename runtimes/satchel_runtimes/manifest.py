@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Optional, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import IntegrityError
+from .toolchain import satisfies
 
 __all__ = [
     "MANIFEST_NAME",
@@ -41,6 +42,7 @@ MANIFEST_NAME = "bundle.json"
 SCHEMAS = (1,)  # every schema that this runtime reads; the last is the one that it writes
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024  # 20,000 class labels take 1 MB; beyond this somebody is playing tricks
 MAX_MANIFEST_DEPTH = 32
+_MAX_DIGITS = 400  # the largest float has 309; Python's own time to read a number grows with the square of its length
 
 # Values that JSON knows; a step's options are open because each step names its own.
 Json = Any
@@ -180,7 +182,7 @@ class Manifest:
         """
         raw = _json(data, where)
         schema = raw.get("schema")
-        if schema not in SCHEMAS:
+        if isinstance(schema, bool) or schema not in SCHEMAS:
             reads = ", ".join(str(known) for known in SCHEMAS)
             raise IntegrityError(
                 f"Cannot read the bundle {where}.",
@@ -199,6 +201,14 @@ class Manifest:
         for name, digest in manifest.files.items():
             if digest.bytes < 0 or not re.fullmatch(r"[0-9a-f]{64}", digest.sha256):
                 raise _altered(where, f"the digest of {name!r} is not one")
+        for graph in manifest.graphs:
+            if graph.weights and graph.weights.rpartition("/")[0] != graph.file.rpartition("/")[0]:
+                # Engines look for weights from the folder of the graph: elsewhere they would find another file.
+                raise _altered(where, f"the weights {graph.weights!r} do not lie beside their graph {graph.file!r}")
+        try:
+            satisfies("0", manifest.target.engine.version)
+        except ValueError as error:
+            raise _altered(where, f"the engine's version: {error}") from None
         return manifest
 
     def to_json(self) -> str:
@@ -219,7 +229,7 @@ def check_member_name(name: str, where: str) -> None:
         name.startswith("/")
         or re.match(r"[A-Za-z]:", name) is not None
         or any(part in ("", ".", "..") for part in parts)
-        or any(ord(letter) < 32 or letter in "\\:" for letter in name)
+        or any(ord(letter) < 32 or letter in "\\:\x7f" for letter in name)
     )
     if leaves:
         raise IntegrityError(
@@ -248,13 +258,44 @@ def _json(data: bytes, where: str) -> dict[str, Json]:
     def constant(name: str) -> Json:
         raise ValueError(f"{name} is not a JSON number")
 
+    def number(text: str) -> Json:
+        if len(text) > _MAX_DIGITS:
+            raise ValueError(f"a number has {len(text):,} digits")
+        if text.lstrip("-").isdigit():
+            return int(text)
+        if not math.isfinite(float(text)):
+            raise ValueError(f"{text} is too large for a number")
+        return float(text)
+
     try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_constant=constant)
+        raw = json.loads(
+            data.decode("utf-8"), object_pairs_hook=once, parse_constant=constant, parse_int=number, parse_float=number
+        )
+        _check_tree(raw)
     except (ValueError, RecursionError) as error:
         raise _altered(where, f"{MANIFEST_NAME} is not valid JSON: {error}") from None
     if not isinstance(raw, dict):
         raise _altered(where, f"{MANIFEST_NAME} is not a JSON object")
     return raw
+
+
+def _check_tree(raw: Json) -> None:
+    """Refuse what this reader takes and a later step, or another reader, would fall over."""
+    level = [raw]
+    for _ in range(MAX_MANIFEST_DEPTH):
+        children: list[Json] = []
+        for node in level:
+            if isinstance(node, dict):
+                children += node.keys()
+                children += node.values()
+            elif isinstance(node, list):
+                children += node
+            elif isinstance(node, str):
+                node.encode("utf-8")  # raises ValueError for half a surrogate pair, which no file name can hold
+        if not children:
+            return
+        level = children
+    raise ValueError(f"it is nested deeper than {MAX_MANIFEST_DEPTH} levels")
 
 
 T = TypeVar("T")
@@ -282,9 +323,7 @@ def _fill(kind: type[T], raw: Json, at: str, where: str) -> T:
     return kind(**{key: _value(hints[key], value, f"{at}: {key}", where) for key, value in raw.items()})
 
 
-def _value(kind: Any, raw: Json, at: str, where: str, depth: int = 0) -> Any:  # Any: annotations are not types
-    if depth > MAX_MANIFEST_DEPTH:
-        raise _altered(where, f"{at} is nested too deeply")
+def _value(kind: Any, raw: Json, at: str, where: str) -> Any:  # Any: annotations are not types
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return raw
@@ -295,21 +334,21 @@ def _value(kind: Any, raw: Json, at: str, where: str, depth: int = 0) -> Any:  #
             return None
         for choice in inner:
             if choice is not type(None) and (dataclasses.is_dataclass(choice) or _is_plain(choice, raw)):
-                return _value(choice, raw, at, where, depth + 1)
+                return _value(choice, raw, at, where)
     elif origin is tuple and isinstance(raw, list):
-        return tuple(_value(inner[0], each, f"{at}[{i}]", where, depth + 1) for i, each in enumerate(raw))
+        return tuple(_value(inner[0], each, f"{at}[{i}]", where) for i, each in enumerate(raw))
     elif origin is dict and isinstance(raw, Mapping):
-        return {key: _value(inner[1], each, f"{at}[{key!r}]", where, depth + 1) for key, each in raw.items()}
+        return {key: _value(inner[1], each, f"{at}[{key!r}]", where) for key, each in raw.items()}
     elif _is_plain(kind, raw):
-        return raw
+        return int(raw) if kind is int else raw
     raise _altered(where, f"{at} is {type(raw).__name__}, expected {_word(kind)}")
 
 
 def _is_plain(kind: Any, raw: Json) -> bool:
     if kind is float:
         return isinstance(raw, (int, float)) and not isinstance(raw, bool) and math.isfinite(raw)
-    if kind is int:
-        return isinstance(raw, int) and not isinstance(raw, bool)
+    if kind is int:  # JSON has one kind of number: to JSON Schema and to TypeScript 2.0 is an integer
+        return isinstance(raw, int) and not isinstance(raw, bool) or isinstance(raw, float) and raw.is_integer()
     return kind in (str, bool) and isinstance(raw, kind)
 
 

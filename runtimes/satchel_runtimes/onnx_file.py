@@ -34,6 +34,7 @@ _WAY = {
     },
     "SparseTensorProto": {1: _TENSOR, 2: _TENSOR},
 }
+_ORT_FORMAT = b"ORTM"  # at byte 4 of onnxruntime's own format, which it opens whatever the file's name is
 _EXTERNAL_DATA = 13  # TensorProto.external_data: repeated StringStringEntryProto
 
 
@@ -45,6 +46,8 @@ def external_data(model: bytes, where: str) -> set[str]:
     """
     found: set[str] = set()
     try:
+        if model[4:8] == _ORT_FORMAT:
+            raise ValueError("it is in onnxruntime's own format")
         _walk(memoryview(model), "ModelProto", found, 0)
     except (ValueError, IndexError) as error:
         raise IntegrityError(
@@ -72,6 +75,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
     while at < end:
         key, at = _varint(message, at)
         number, wire = key >> 3, key & 7
+        if not 0 < number < 1 << 29:  # C++ readers drop the bits above: 13 + 2**29 would be 13 to them
+            raise ValueError(f"no field has the number {number}")
         if wire == _LENGTH_DELIMITED:
             length, at = _varint(message, at)
             if at + length > end:

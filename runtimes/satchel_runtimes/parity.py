@@ -150,7 +150,8 @@ def spread_positions(size: int, keep: int, seed: int) -> np.ndarray:
     Integer arithmetic alone (Knuth's multiplicative hash), so a runtime in any language finds the same ones.
     """
     if keep >= size:
-        return np.arange(size)
+        whole: np.ndarray = np.arange(size)
+        return whole
     edges = np.arange(keep + 1, dtype=np.int64) * size // keep
     hashed = (np.arange(keep, dtype=np.int64) + seed * 7919 + 1) * 2654435761 % 2**32
     drawn: np.ndarray = edges[:-1] + hashed % (edges[1:] - edges[:-1])

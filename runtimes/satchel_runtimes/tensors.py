@@ -35,9 +35,9 @@ def pack_tensors(tensors: Mapping[str, np.ndarray]) -> bytes:
     chunks = []
     end = 0
     for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        array = array.reshape(tensors[name].shape)  # ascontiguousarray turns a scalar into one element
-        chunk = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        array = np.asarray(tensors[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        chunk = array.tobytes()  # in C order, however it lies in memory
         header[name] = {
             "dtype": _NAMES[array.dtype],
             "shape": list(array.shape),
@@ -69,9 +69,12 @@ def unpack_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
             start, end = entry["data_offsets"]
             if not 0 <= start <= end <= len(body):
                 raise ValueError(f"the offsets of {name!r} leave the file")
+            shape = entry["shape"]
+            if not all(type(size) is int and size >= 0 for size in shape):  # numpy would guess a size of -1
+                raise ValueError(f"{name!r} has the shape {shape}")
             array = np.frombuffer(body[start:end], dtype=np.dtype(_DTYPES[entry["dtype"]]))
-            tensors[name] = array.reshape(entry["shape"])
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            tensors[name] = array.reshape(shape)
+    except (struct.error, OverflowError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IntegrityError(
             f"Cannot read the tensors of {where}.", why=f"the file is damaged ({error})", fix="copy the bundle again"
         ) from None

@@ -30,25 +30,26 @@ def need(module: str, *, extra: str, to: str, of: str = "satchel-runtimes") -> M
     top = module.partition(".")[0]
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != top:
-            raise  # installed, but broken inside: do not hide that
-        raise ToolchainError(
-            f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=f"pip install '{of}[{extra}]'"
-        ) from None
     except (RuntimeError, ImportError) as error:
-        if not any(word in str(error) for word in _STUB_WORDS):
-            raise
-        raise _stub(top, to, of, extra) from None
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent == top:
+            raise ToolchainError(
+                f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=f"pip install '{of}[{extra}]'"
+            ) from None
+        if absent and f"{module}.".startswith(f"{absent}."):
+            raise _stub(top, to, of, extra, f" '{absent}'") from None
+        if any(word in str(error) for word in _STUB_WORDS):
+            raise _stub(top, to, of, extra) from None
+        raise  # installed, but broken inside: do not hide that
     if getattr(found, "__file__", None) is None:  # a leftover folder imports as an empty namespace
         raise _stub(top, to, of, extra)
     return found
 
 
-def _stub(top: str, to: str, of: str, extra: str) -> ToolchainError:
+def _stub(top: str, to: str, of: str, extra: str, what: str = "") -> ToolchainError:
     return ToolchainError(
         f"Cannot {to}.",
-        why=f"the installed package '{top}' is a stub: it has the name, not the code",
+        why=f"the installed package '{top}' is a stub: it has the name, not the code{what}",
         fix=f"pip uninstall {top}, then install the real one: pip install '{of}[{extra}]' or, for an SDK that its "
         "vendor distributes, from the vendor's own index",
     )
@@ -62,22 +63,40 @@ _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_CLAUSE = re.compile(r"(>=|<=|==|!=|~=|>|<)\s*(\d{1,9}(?:\.\d{1,9})*)(\.\*)?")
 
 
 def satisfies(version: str, wanted: str) -> bool:
     """Whether a release number lies in a range such as `>=1.17,<2`. Pre-releases count as their release.
 
-    `packaging` knows all of PEP 440; the device side stays without it, and the ranges in a bundle are of this plain form.
+    `packaging` knows all of PEP 440; the device side stays without it, and takes its ranges over plain releases.
+
+    Raises:
+        ValueError: `wanted` is not such a range.
     """
-    for clause in filter(None, (part.strip() for part in wanted.split(","))):
-        match = re.fullmatch(r"(>=|<=|==|!=|>|<)\s*(\d+(?:\.\d+)*)", clause)
-        if match is None:
-            raise ValueError(f"{clause!r} is not a version range")
-        ours, theirs = _release(version), _release(match.group(2))
-        width = max(len(ours), len(theirs))
-        if not _COMPARE[match.group(1)](ours + (0,) * (width - len(ours)), theirs + (0,) * (width - len(theirs))):
-            return False
-    return True
+    clauses = [clause.strip() for clause in wanted.split(",") if clause.strip()]
+    # Every clause is read, also after one that fails: a range is a range or it is not, whatever the version.
+    fits = [_lies_in(_release(version), clause) for clause in clauses]
+    return all(fits)
+
+
+def _lies_in(ours: tuple[int, ...], clause: str) -> bool:
+    match = _CLAUSE.fullmatch(clause)
+    if match is None:
+        raise ValueError(f"{clause!r} is not a version range")
+    sign, theirs, starred = match.group(1), _release(match.group(2)), match.group(3)
+    if starred and sign not in ("==", "!=") or sign == "~=" and len(theirs) < 2:
+        raise ValueError(f"{clause!r} is not a version range")
+    if sign == "~=":  # ~=1.4.2 is >=1.4.2,==1.4.*
+        return _padded(ours, len(theirs)) >= theirs and _padded(ours, len(theirs))[: len(theirs) - 1] == theirs[:-1]
+    if starred:
+        return _COMPARE[sign](_padded(ours, len(theirs))[: len(theirs)], theirs)
+    width = max(len(ours), len(theirs))
+    return _COMPARE[sign](_padded(ours, width), _padded(theirs, width))
+
+
+def _padded(release: tuple[int, ...], width: int) -> tuple[int, ...]:
+    return release + (0,) * (width - len(release))
 
 
 def _release(version: str) -> tuple[int, ...]:

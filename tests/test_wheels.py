@@ -1,0 +1,154 @@
+"""What users install: two wheels, and a thin one that runs a bundle where nothing else is."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Loads a bundle, answers, and replays its golden samples; run inside the clean environment.
+DEVICE_PROGRAM = """
+import importlib.util, json, sys
+absent = {name: importlib.util.find_spec(name) is None for name in ("torch", "transformers", "click", "satchel")}
+from satchel_runtimes import load
+from satchel_runtimes.golden import replay
+with load(sys.argv[1]) as model:
+    answer = model.predict("Where is my order?")
+    again = replay(model)
+figures = {task: parity.figures for task, parity in again.artifact.items()}
+print(json.dumps({"absent": absent, "shape": list(answer.shape), "passed": again.passed, "artifact": figures}))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("wheels")
+    # setuptools leaves build/ and egg-info beside the sources: build from a copy of what git would ship.
+    tree = out / "tree"
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "*.satchel")
+    shutil.copytree(ROOT, tree, ignore=ignore)
+    for folder in (tree, tree / "runtimes"):
+        build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out), str(folder)]
+        done = subprocess.run(build, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return {wheel.name.partition("-")[0]: wheel for wheel in out.glob("*.whl")}
+
+
+def members(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def metadata(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("METADATA"))).decode()
+
+
+def test_the_full_wheel_needs_the_thin_one_of_its_own_version_and_does_not_contain_it(wheels: dict[str, Path]) -> None:
+    version = configparser_version()
+
+    assert f"Requires-Dist: satchel-runtimes=={version}" in metadata(wheels["satchel"])
+    assert not any(name.startswith("satchel_runtimes/") for name in members(wheels["satchel"]))
+    assert {name.partition("/")[0] for name in members(wheels["satchel_runtimes"])} == {
+        "satchel_runtimes",
+        f"satchel_runtimes-{version}.dist-info",
+    }
+
+
+def test_the_wheels_carry_their_data_and_their_types(wheels: dict[str, Path]) -> None:
+    full, thin = members(wheels["satchel"]), members(wheels["satchel_runtimes"])
+
+    assert "satchel_runtimes/bundle.schema.json" in thin
+    assert "satchel_device_profiles/data/raspberry-pi-5.toml" in full
+    for package in ("satchel", "satchel_converters", "satchel_device_profiles", "satchel_benchmarks"):
+        assert f"{package}/py.typed" in full
+    assert "satchel_runtimes/py.typed" in thin
+    for name in full | thin:
+        assert name.partition("/")[0].startswith("satchel"), f"{name} would land in everybody's site-packages"
+
+
+def test_the_thin_wheel_is_thin(wheels: dict[str, Path]) -> None:
+    assert wheels["satchel_runtimes"].stat().st_size < 300_000
+
+
+def test_one_version_everywhere() -> None:
+    import satchel
+    import satchel_runtimes
+
+    runtimes = tomllib.loads((ROOT / "runtimes/pyproject.toml").read_text())["project"]
+
+    assert runtimes["version"] == configparser_version() == satchel.__version__ == satchel_runtimes.__version__
+
+
+def test_the_thin_wheel_runs_a_bundle_where_nothing_else_is(
+    wheels: dict[str, Path], minilm_bundle: Path, tmp_path: Path
+) -> None:
+    python = clean_environment(tmp_path / "venv", sys.executable)
+    install(python, f"{wheels['satchel_runtimes']}[onnx,text]", "-c", str(ROOT / "constraints.txt"))
+    # tokenizers asks for huggingface_hub, and that for click; neither is used to run a bundle.
+    subprocess.run([python, "-m", "pip", "uninstall", "-q", "-y", "click", "huggingface_hub"], check=True)
+
+    found = on_device(python, minilm_bundle, tmp_path)
+
+    assert all(found["absent"].values())
+    assert found["shape"] == [384]
+    assert found["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [["onnxruntime"], ["onnxruntime==1.17.3", "numpy<2"]], ids=["newest", "oldest"])
+def test_the_thin_wheel_runs_on_python_3_9_with_the_newest_and_the_oldest_engine(
+    wheels: dict[str, Path], minilm_bundle: Path, tmp_path: Path, engine: list[str]
+) -> None:
+    python39 = find_python("3.9")
+    if python39 is None:
+        pytest.skip("there is no Python 3.9 on this machine")
+    python = clean_environment(tmp_path / "venv", python39)
+    install(python, f"{wheels['satchel_runtimes']}[onnx,text]", *engine)
+
+    found = on_device(python, minilm_bundle, tmp_path)
+
+    assert found["passed"], found
+
+
+def configparser_version() -> str:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser["metadata"]["version"]
+
+
+def find_python(version: str) -> str | None:
+    found = shutil.which(f"python{version}")
+    homes = sorted((Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python"))
+    return str(homes[-1]) if homes else found
+
+
+def clean_environment(folder: Path, python: str) -> str:
+    subprocess.run([python, "-m", "venv", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def install(python: str, *what: str) -> None:
+    command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def on_device(python: str, bundle: Path, tmp_path: Path) -> dict[str, object]:
+    program = tmp_path / "device.py"
+    program.write_text(DEVICE_PROGRAM)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([python, program, bundle], capture_output=True, text=True, env=clean, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
