@@ -41,6 +41,9 @@ def minilm_bundle(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def bundle(minilm_bundle: Path, tmp_path: Path) -> Path:
+def bundle(minilm_bundle: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of a real bundle; its files are one's own, so they may be damaged."""
-    return Path(shutil.copytree(minilm_bundle, tmp_path / "copy.satchel"))
+    copy = tmp_path / "copy.satchel"
+    shutil.copytree(minilm_bundle, copy)
+    yield copy
+    shutil.rmtree(copy, ignore_errors=True)  # pytest keeps the folders of three runs; these are 25 MB each

@@ -6,6 +6,7 @@ A new engine is one file in this folder with an `open_session` of the same form,
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from typing import Optional, Protocol
 
@@ -64,5 +65,13 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], *, threads: Optional
             fix="update satchel-runtimes, or convert to one of these formats",
         )
     module = importlib.import_module(_MODULES[format_name], __name__)
-    session: Session = module.open_session(bundle, graphs, threads or bundle.manifest.target.threads)
+    session: Session = module.open_session(bundle, graphs, threads or _preferred(bundle.manifest.target.threads))
     return session
+
+
+def _preferred(threads: Optional[int]) -> Optional[int]:
+    """The bundle's preference, where this machine has as many cores: more threads than cores only wait for each other."""
+    if threads is None:
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or threads
+    return min(threads, cores)

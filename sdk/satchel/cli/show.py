@@ -95,11 +95,12 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
 
 
 def _lines() -> Callable[[Progress], None]:
-    last = {"stage": ""}
+    last = ("", "")
 
     def show(news: Progress) -> None:
-        if news.stage != last["stage"]:
-            last["stage"] = news.stage
+        nonlocal last
+        if (news.stage, news.message) != last:
+            last = (news.stage, news.message)
             click.echo(f"{news.stage}: {news.message}", err=True)
 
     return show
