@@ -41,7 +41,8 @@ _PROCESSORS = (
 
 def _run(folder: Path) -> None:
     job = read_job(folder)
-    tell("load", f"{job.source.name}, {job.source.parameters:,} parameters")
+    weights = sum(file.stat().st_size for file in job.source.weights)
+    tell("load", f"{job.source.name}, {job.source.parameters:,} parameters, {weights / 2**20:.1f} MiB")
     from .capture import capture, load_model  # torch, which nothing above needs
     from .reference import open_tasks, reference_answers
 

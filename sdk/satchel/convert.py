@@ -175,7 +175,8 @@ def _attempt(
     reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
     try:
         artifact = format_of(candidate.format).apply(stage.twin, candidate.plan, folder)
-        reporter.tell("pack", folder.name)
+        weights = sum((folder / name).stat().st_size for name in artifact.files)
+        reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")
         pack(prepared, stage, artifact, candidate.plan, folder)
         evidence = try_candidate(prepared, stage, candidate.plan, folder, reporter)
     except (SupportError, IntegrityError, ParityError) as problem:

@@ -41,12 +41,10 @@ def pack(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, folde
 
 
 def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
-    """The float twin as a bundle of its own, for a comparison; its large files are linked where the disk can."""
+    """The float twin as a bundle of its own, for a comparison."""
     for name in (*stage.twin.files, *stage.processors):
-        try:
-            os.link(stage.folder / name, folder / name)
-        except OSError:
-            shutil.copy(stage.folder / name, folder / name)
+        # A copy, not a hard link: onnx refuses weights with two names, to this stage's next reader and after a kill for ever.
+        shutil.copy(stage.folder / name, folder / name)
     (folder / "golden").mkdir()
     for name in (_GOLDEN.inputs, _GOLDEN.reference, _GOLDEN.artifact):
         (folder / name).write_bytes(b"[]")

@@ -62,14 +62,14 @@ def progress_on_stderr(*, quiet: bool = False) -> Iterator[Callable[[Progress], 
 @contextmanager
 def _bars() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
     bars = Bars(
         SpinnerColumn(),
         TextColumn("{task.fields[stage]:<9}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]:>9}"),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
         console=Console(stderr=True),
@@ -86,8 +86,11 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
         if news.stage != current["stage"]:
             close()
             current["stage"] = news.stage
-            current["bar"] = bars.add_task(news.message, stage=news.stage, total=news.total or None)
-        bars.update(current["bar"], description=news.message, completed=news.done, total=news.total or None)
+            current["bar"] = bars.add_task(news.message, stage=news.stage, count="", total=news.total or None)
+        count = f"{news.done}/{news.total}" if news.total else ""
+        bars.update(
+            current["bar"], description=news.message, count=count, completed=news.done, total=news.total or None
+        )
 
     with bars:
         yield show
