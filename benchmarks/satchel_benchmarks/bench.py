@@ -34,6 +34,7 @@ from .run import Cold, Comparison, Json, Run, Throughput, compare, table
 __all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "bench_together", "compare", "table"]
 
 _LIST = 32  # inputs in the list that throughput is measured with
+_SETTLE = 8  # uncounted runs of a bundle after another's, until the processor's caches are its own again
 _SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her"
 
 
@@ -106,15 +107,14 @@ def bench_together(
                     inputs[place].append(made[0])
                     calls[str(place)] = _call(predictor, made[0].input, made[0].options)
             tell(f"latency at {tokens} tokens")
-            times = interleave(calls, warmup=warmup, max_runs=max_runs, max_seconds=max_seconds) if calls else {}
+            limits = {"warmup": warmup, "max_runs": max_runs, "settle": _SETTLE}
+            times = interleave(calls, **limits, max_seconds=max_seconds) if calls else {}
             for place, made in enumerate(found):
                 if made is not None:
                     samples[place][made[1]] = times[str(place)]
-        for predictor, each in zip(loaded, inputs, strict=True):
-            each.extend(read_items(predictor.bundle)[:1] if not each else [])  # all lengths are beyond the model
         tell(f"throughput of a list of {_LIST}")
         lists = {
-            str(place): _call(predictor, [items[i % len(items)].input for i in range(_LIST)], items[0].options)
+            str(place): _list_call(predictor, items or [_first_sample(predictor)])
             for place, (predictor, items) in enumerate(zip(loaded, inputs, strict=True))
         }
         listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
@@ -175,6 +175,15 @@ def _call(predictor: Predictor, given: Json, options: Mapping[str, Json]) -> Cal
     return lambda: predictor.predict(given, **options)
 
 
+def _list_call(predictor: Predictor, items: Sequence[GoldenItem]) -> Callable[[], object]:
+    mixed = [items[i % len(items)].input for i in range(_LIST)]
+    return _call(predictor, mixed, items[0].options)
+
+
+def _first_sample(predictor: Predictor) -> GoldenItem:
+    return next(item for item in read_items(predictor.bundle) if item.task == predictor.tasks[0])
+
+
 def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | None:
     """An input of the main task of that many tokens, and how many they are; None where the model takes fewer.
 
@@ -182,7 +191,7 @@ def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | No
     mask, labels, a question). Plain words follow, and single letters to meet the number exactly.
     """
     task = predictor.open_task(predictor.tasks[0])
-    first = next(item for item in read_items(predictor.bundle) if item.task == task.name)
+    first = _first_sample(predictor)
     if tokens > getattr(task, "max_length", tokens):
         return None
     plain = list(itertools.islice(itertools.cycle(_SENTENCE.split()), tokens))

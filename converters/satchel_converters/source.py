@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -30,7 +32,9 @@ _PICKLES = (
     "tf_model.h5",
     "flax_model.msgpack",
 )
-_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+# As huggingface_hub has it: words of these characters that neither start nor end with a dash or a dot.
+_HUB_ID = re.compile(r"(?!.*(?:--|\.\.))\w(?:[\w.-]*\w)?(?:/\w(?:[\w.-]*\w)?)?", re.ASCII)
+_HUB_ID_LENGTH = 96
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -55,17 +59,20 @@ class SourceModel:
 
     @property
     def architecture(self) -> str:
-        return str((self.config.get("architectures") or [""])[0])
+        named = self.config.get("architectures")
+        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
     @cached_property
     def license(self) -> str | None:
         """From the model card's front matter."""
         card = self.folder / "README.md"
         if card.is_file():
-            found = re.search(
-                r"\A---\n.*?^license:\s*['\"]?([\w.-]+)", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE
+            front = re.match(r"---\s*\n(.*?)^---\s*$", card.read_text("utf-8", "replace"), re.DOTALL | re.MULTILINE)
+            # One name, or a list whose first is taken.
+            named = re.search(
+                r"^license:[ \t]*(?:\n?\s*-\s+)?['\"]?(\w[\w.-]*)", front.group(1) if front else "", re.MULTILINE
             )
-            return found.group(1) if found else None
+            return named.group(1) if named else None
         return None
 
     @cached_property
@@ -73,12 +80,9 @@ class SourceModel:
         """Counted in the headers of the safetensors files."""
         total = 0
         for file in self.weights:
-            for name, entry in _safetensors_header(file).items():
-                if name != "__metadata__" and entry["dtype"][0] in "FB":  # counters and position ids are no parameters
-                    size = 1
-                    for axis in entry["shape"]:
-                        size *= axis
-                    total += size
+            for entry in _safetensors_header(file).values():
+                if entry["dtype"].startswith(("F", "BF")):  # counters, masks and position ids are no parameters
+                    total += math.prod(entry["shape"])
         return total
 
     @cached_property
@@ -98,32 +102,51 @@ class SourceModel:
     def json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; empty where there is none."""
         file = self.folder / name
-        return _read_json(file) if file.is_file() else {}
+        found: dict[str, Any] = _read_json(file) if file.is_file() else {}
+        return found
 
     @cached_property
     def facts(self) -> ModelFacts:
         """What a task may know when its entry in the manifest is written."""
         tokenizer = self.json("tokenizer_config.json")
-        limits = [int(tokenizer.get("model_max_length", 1e30)), self._positions()]
+        limits = [self._number(tokenizer, "model_max_length", 10**30), self._positions()]
         mask = tokenizer.get("mask_token") or self.json("special_tokens_map.json").get("mask_token")
-        listed = self.folder / "modules.json"
-        modules = json.loads(listed.read_text("utf-8")) if listed.is_file() else []
         return ModelFacts(
             config=self.config,
             max_length=min(limits),
             truncation_side=tokenizer.get("truncation_side", "right"),
-            mask_token=mask["content"] if isinstance(mask, dict) else mask,
-            modules=tuple({**module, "config": self._module_config(module)} for module in modules),
+            mask_token=mask.get("content") if isinstance(mask, dict) else mask,
+            modules=tuple({**module, "config": self._module_config(module)} for module in self._modules()),
         )
 
+    def _number(self, config: Mapping[str, Any], key: str, default: int) -> int:
+        value = config.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise _odd(self.folder, f"its {key} is {value!r}, not a number of tokens")
+        return int(value)
+
+    def _modules(self) -> list[dict[str, Any]]:
+        """The modules of sentence-transformers; none for any other model."""
+        file = self.folder / "modules.json"
+        modules = _read_json(file, list) if file.is_file() else []
+        for module in modules:
+            path = module.get("path") if isinstance(module, dict) else None
+            if path is None or not isinstance(path, str) or not isinstance(module.get("type"), str):
+                raise _odd(self.folder, f"modules.json lists {module!r}, which has no type and path")
+            if path.startswith("/") or ".." in path.split("/"):
+                raise _odd(self.folder, f"modules.json names the path {path!r}, which leaves the folder")
+        return modules
+
     def _positions(self) -> int:
-        count = int(self.config.get("max_position_embeddings") or self.config.get("n_positions") or 512)
+        count = self._number(self.config, "max_position_embeddings", self._number(self.config, "n_positions", 512))
         # RoBERTa and its kin number positions from padding_idx + 1, so the table holds that many fewer texts' tokens.
-        offset = int(self.config.get("pad_token_id") or 0) + 1
+        offset = self._number(self.config, "pad_token_id", 0) + 1
         return count - offset if self.model_type in _POSITIONS_AFTER_PADDING else count
 
     def _module_config(self, module: Mapping[str, Any]) -> dict[str, Any]:
-        folder = module.get("path") or ""
+        folder = module["path"]
         name = "sentence_bert_config.json" if not folder else f"{folder}/config.json"
         return self.json(name)
 
@@ -145,7 +168,7 @@ def find_source(model: str | Path, *, revision: str | None = None, trust_remote_
         SatchelError: the Hub cannot be reached, or has no such model.
     """
     folder = Path(model)
-    if folder.is_dir():
+    if str(model) and _is_folder(folder):
         if revision is not None:
             raise UsageError(
                 f"Cannot take revision {revision!r} of {model}.",
@@ -153,7 +176,7 @@ def find_source(model: str | Path, *, revision: str | None = None, trust_remote_
                 fix="leave --revision out, or name a Hub id",
             )
         return _checked(str(folder.resolve()), folder.resolve(), None, trust_remote_code)
-    if not _HUB_ID.fullmatch(str(model)) or folder.exists():
+    if not _HUB_ID.fullmatch(str(model)) or len(str(model)) > _HUB_ID_LENGTH or folder.exists():
         raise UsageError(
             f"Cannot find the model {str(model)!r}.",
             why="there is no such folder, and it is not a Hub id",
@@ -215,6 +238,13 @@ def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
     return (task, *siblings)
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name too long for any disk
+        return False
+
+
 def _checked(identity: str, folder: Path, revision: str | None, trust: bool) -> SourceModel:
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -234,7 +264,7 @@ def _checked(identity: str, folder: Path, revision: str | None, trust: bool) -> 
 def _refuse_code(identity: str, config: Mapping[str, Any]) -> None:
     """A repository may bring its own modelling code; one that transformers knows itself does not need it."""
     mapping = need("transformers.models.auto.configuration_auto", extra="convert", to="read the model", of="satchel")
-    if config.get("model_type") not in mapping.CONFIG_MAPPING_NAMES:
+    if str(config.get("model_type")) not in mapping.CONFIG_MAPPING_NAMES:
         raise IntegrityError(
             f"Will not run code from {identity}.",
             why=f"its model_type {config.get('model_type')!r} is not in transformers; its config.json asks to run its own code",
@@ -243,24 +273,43 @@ def _refuse_code(identity: str, config: Mapping[str, Any]) -> None:
 
 
 def _weights(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that transformers would load: one file, or the shards of an index."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return (single,)
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        shards = _shards(folder, _read_json(index).get("weight_map"))
         missing = [name for name in shards if not (folder / name).is_file()]
         if missing:
             raise _half(folder, f"{len(missing)} of {len(shards)} shards are missing, the first is {missing[0]}")
         return tuple(folder / name for name in shards)
-    if single.is_file():
-        return (single,)
     pickles = [name for name in _PICKLES if (folder / name).exists()]
     if pickles:
         raise IntegrityError(
             f"Will not load the weights of {folder}.",
             why=f"they are in {pickles[0]}, a format whose loading can run code; satchel reads safetensors only",
-            fix="take a revision of the model with model.safetensors, or rewrite them where that is safe: "
-            "transformers' from_pretrained(…) and save_pretrained(…) write safetensors",
+            fix=_REWRITE,
         )
-    raise _half(folder, "it holds no model.safetensors")
+    raise IntegrityError(
+        f"Cannot read the weights of {folder}.",
+        why="it holds no model.safetensors",
+        fix=f"download the model again, and let it finish; where it has weights of another format only, {_REWRITE}",
+    )
+
+
+_REWRITE = (
+    "take a revision of the model with model.safetensors, or rewrite them where that is safe: "
+    "transformers' from_pretrained(…) and save_pretrained(…) write safetensors"
+)
+
+
+def _shards(folder: Path, weight_map: object) -> list[str]:
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise _half(folder, "model.safetensors.index.json has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\\" in name:
+            raise _half(folder, f"model.safetensors.index.json names the shard {name!r}, which is no file beside it")
+    return sorted(set(weight_map.values()))
 
 
 def _check_complete(file: Path) -> None:
@@ -268,10 +317,10 @@ def _check_complete(file: Path) -> None:
         if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise _half(file.parent, f"{file.name} is a git-lfs pointer, not the weights")
     header = _safetensors_header(file)
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
-    expected, found = 8 + length + max(ends, default=0), file.stat().st_size
+    expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    found = file.stat().st_size
     if found != expected:
         raise _half(file.parent, f"{file.name} has {found:,} bytes, its header says {expected:,}")
 
@@ -287,10 +336,21 @@ def _safetensors_header(file: Path) -> dict[str, Any]:
                 try:
                     header = json.loads(text)
                     if isinstance(header, dict):
-                        return header
-                except ValueError:
+                        header.pop("__metadata__", None)
+                        if all(_is_entry(entry) for entry in header.values()):
+                            return header
+                except (ValueError, RecursionError):
                     pass
     raise _half(file.parent, f"{file.name} has no readable safetensors header")
+
+
+def _is_entry(entry: Any) -> bool:  # Any: JSON
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    sizes, ends = entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(sizes, list) or not isinstance(ends, list) or len(ends) != 2:
+        return False
+    return all(type(number) is int and number >= 0 for number in (*sizes, *ends))
 
 
 def _half(folder: Path, why: str) -> IntegrityError:
@@ -299,21 +359,28 @@ def _half(folder: Path, why: str) -> IntegrityError:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _odd(folder: Path, why: str) -> IntegrityError:
+    return IntegrityError(f"Cannot read the model {folder}.", why=why, fix="download the model again")
+
+
+def _read_json(file: Path, kind: type = dict) -> Any:  # Any: an instance of `kind`
     try:
         found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IntegrityError(
             f"Cannot read {file}.", why=f"it is not valid JSON ({error})", fix="download the model again"
         ) from None
-    if not isinstance(found, dict):
-        raise IntegrityError(f"Cannot read {file}.", why="it is not a JSON object", fix="download the model again")
+    if not isinstance(found, kind):
+        what = "object" if kind is dict else "list"
+        raise IntegrityError(f"Cannot read {file}.", why=f"it is not a JSON {what}", fix="download the model again")
     return found
 
 
 def _download(model: str, revision: str | None, trust: bool) -> tuple[Path, str]:
     hub = need("huggingface_hub", extra="convert", to=f"fetch {model}", of="satchel")
-    errors = hub.errors
+    errors = need("huggingface_hub.errors", extra="convert", to=f"fetch {model}", of="satchel")
+    constants = need("huggingface_hub.constants", extra="convert", to=f"fetch {model}", of="satchel")
+    broken_transport = errors.HfHubHTTPError.__mro__[1]  # the HTTP library's own base, which changed with its versions
     try:
         found = Path(
             hub.snapshot_download(model, revision=revision, allow_patterns=[*_WANTED, *(_CODE if trust else ())])
@@ -328,11 +395,24 @@ def _download(model: str, revision: str | None, trust: bool) -> tuple[Path, str]
         raise UsageError(
             f"Cannot find revision {revision!r} of {model}.", why="the Hub does not have it", fix="check --revision"
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        offline = "offline mode is on (HF_HUB_OFFLINE)" if hub.constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+    except errors.HFValidationError as error:
+        raise UsageError(
+            f"Cannot find the model {model!r}.",
+            why=f"there is no such folder, and it is not a Hub id: {error}",
+            fix="name a folder with config.json and model.safetensors, or an id such as owner/name",
+        ) from None
+    except (broken_transport, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise SatchelError(
+                f"Cannot fetch the model {model!r}.",
+                why=f"the disk of the Hub cache is full: {error}",
+                fix="free some space, or set HF_HOME to a larger disk",
+            ) from None
+        offline = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise SatchelError(
             f"Cannot fetch the model {model!r}.",
-            why=f"there is no such folder here, it is not in the local Hub cache, and {offline}: {str(error).splitlines()[0]}",
+            why=f"there is no such folder here, it is not in the local Hub cache, and {offline}: {first}",
             fix="connect once, or copy the model's folder here and name the folder",
         ) from None
     # A snapshot's folder is named after its commit.

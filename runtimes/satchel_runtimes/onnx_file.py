@@ -46,6 +46,8 @@ def external_data(model: bytes, where: str) -> set[str]:
     """
     found: set[str] = set()
     try:
+        if not model:
+            raise ValueError("it is empty")
         if model[4:8] == _ORT_FORMAT:
             raise ValueError("it is in onnxruntime's own format")
         _walk(memoryview(model), "ModelProto", found, 0)

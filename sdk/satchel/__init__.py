@@ -7,6 +7,8 @@ satchel.load(bundle).predict("Where is my order?")
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,17 @@ _WHERE = {
     "convert": "satchel.convert",
     "load": "satchel_runtimes",
 }
+
+
+class _Face(ModuleType):
+    """`satchel.convert` is the function, also after somebody has imported the module of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _WHERE and isinstance(value, ModuleType)):  # the import system binds a submodule to its name
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face
 
 
 def __getattr__(name: str) -> Any:  # Any: whatever the name stands for

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import Any
 import satchel_runtimes
 from satchel_converters.format import Plan, format_of
 from satchel_converters.stage import Job, Stage
-from satchel_runtimes.errors import Cancelled, IntegrityError, ParityError, SatchelError, SupportError
+from satchel_runtimes.errors import Cancelled, IntegrityError, ParityError, SatchelError, SupportError, UsageError
 
 from .gates import Budget, Evidence, first_refusal, judge_all
 from .options import Candidate, Options, Prepared, names_of, prepare
@@ -69,9 +70,11 @@ def convert(
         prefer: "latency", or "size" to keep a scheme for speed that is slower than float.
         require: gates that must be judged; "latency" refuses a conversion whose latency this machine cannot judge.
         replace: exchange an existing bundle of that name, in one step.
-        keep_failed: keep what was refused, marked so that no runtime loads it by accident.
+        keep_failed: keep what was refused, marked so that no runtime loads it by accident; beside an earlier bundle of
+            that name, never in its place.
         cache: start from the stages of an earlier conversion of the same model.
-        report: where the report goes; beside the bundle by default. It is written whatever happens.
+        report: where the report goes; beside the bundle by default. A refusal writes it too, a usage error only if
+            this names it.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -129,7 +132,9 @@ def run(options: Options, *, progress: Callback | None = None, cancel: threading
         reporter.finish()
         if not outcomes:
             outcomes.append(_stopped(options, error))
-        write_report(report_path, options, prepared, outcomes, None, error, reporter.seconds)
+        # A mistyped option is no news about the bundle whose report may lie there.
+        if not isinstance(error, UsageError) or options.report is not None:
+            write_report(report_path, options, prepared, outcomes, None, error, reporter.seconds)
         raise
     except KeyboardInterrupt:
         reporter.finish()
@@ -139,6 +144,7 @@ def run(options: Options, *, progress: Callback | None = None, cancel: threading
         write_report(report_path, options, prepared, outcomes, None, stopped, reporter.seconds)
         raise stopped from None
     except OSError as error:
+        reporter.finish()
         problem = _disk_problem(error, out)
         write_report(report_path, options, prepared, outcomes, None, problem, reporter.seconds)
         raise problem from error
@@ -151,24 +157,38 @@ def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, o
     stages: dict[str, Stage] = {}
     refusals: list[SatchelError] = []
     for candidate in prepared.candidates:
-        shutil.rmtree(target.folder)
-        target.folder.mkdir()
+        if candidate.plan is not None:  # otherwise --keep-failed keeps what the one before left
+            shutil.rmtree(target.folder)
+            target.folder.mkdir()
         outcome = _attempt(prepared, candidate, stages, target.folder, reporter)
         outcomes.append(outcome)
         if outcome.refusal is None:
             return outcome
         refusals.append(outcome.refusal)
     if prepared.options.keep_failed and (target.folder / satchel_runtimes.manifest.MANIFEST_NAME).is_file():
-        seal(target.folder, failed=True)
-        target.publish()
+        _keep(prepared.out, target, reporter)
     raise refusals[0]
+
+
+def _keep(out: Path, target: Target, reporter: Reporter) -> None:
+    """A refused bundle never takes the place of an earlier one."""
+    seal(target.folder, failed=True)
+    if not out.exists():
+        reporter.tell("keep", f"{out}, refused")
+        target.publish()
+        return
+    beside = out.with_name(f"{out.name.removesuffix('.satchel')}.failed.satchel")
+    reporter.tell("keep", f"{beside}, refused")
+    shutil.rmtree(beside, ignore_errors=True)
+    os.rename(target.folder, beside)
 
 
 def _attempt(
     prepared: Prepared, candidate: Candidate, stages: dict[str, Stage], folder: Path, reporter: Reporter
 ) -> Outcome:
     if candidate.plan is None:
-        return Outcome(candidate.format, candidate.scheme, (), candidate.problem)
+        assert candidate.problem is not None  # a candidate has a plan or a problem
+        return _stopped(prepared.options, candidate.problem, candidate)
     if candidate.format not in stages:
         stages[candidate.format] = _stage(prepared, candidate.plan, reporter)
     stage = stages[candidate.format]
@@ -180,9 +200,7 @@ def _attempt(
         pack(prepared, stage, artifact, candidate.plan, folder)
         evidence = try_candidate(prepared, stage, candidate.plan, folder, reporter)
     except (SupportError, IntegrityError, ParityError) as problem:
-        return dataclasses.replace(
-            _stopped(prepared.options, problem), format=candidate.format, scheme=candidate.scheme
-        )
+        return _stopped(prepared.options, problem, candidate)
     verdicts = judge_all(evidence, prepared.budget)
     what = f"{prepared.source.name} in {candidate.format} {candidate.scheme} for {prepared.profile.name}"
     refusal = first_refusal(verdicts, what)
@@ -190,10 +208,12 @@ def _attempt(
     return Outcome(candidate.format, candidate.scheme, verdicts, refusal, evidence)
 
 
-def _stopped(options: Options, error: SatchelError) -> Outcome:
+def _stopped(options: Options, error: SatchelError, candidate: Candidate | None = None) -> Outcome:
     """What the gates say of a conversion that ended before there was anything to measure."""
-    evidence = Evidence(options.device, options.quantize or "", "", problem=error)
-    return Outcome(options.format or "", options.quantize or "", judge_all(evidence, Budget()), error)
+    format = candidate.format if candidate else options.format or ""
+    scheme = candidate.scheme if candidate else options.quantize or ""
+    evidence = Evidence(options.device, scheme, "", problem=error)
+    return Outcome(format, scheme, judge_all(evidence, Budget()), error)
 
 
 def _stage(prepared: Prepared, plan: Plan, reporter: Reporter) -> Stage:

@@ -97,13 +97,20 @@ def _parity(evidence: Evidence, budget: Budget) -> Verdict:
     for part in (evidence.reference, evidence.batched):
         for task, parity in part.items():
             if not parity.passed:
-                return Verdict("parity", REFUSED, f"{task}: {parity.why}", where=parity.where)
+                name = next((each for each in parity.limits if _beyond(parity, each)), "")
+                value, limit = parity.figures.get(name), parity.limits.get(name)
+                return Verdict("parity", REFUSED, f"{task}: {parity.why}", value, limit, name, parity.where)
     task, parity = next(iter(evidence.reference.items()))
     name, limit = next(((n, v) for n, v in parity.limits.items() if n != "flipped_answers"), ("flipped_answers", 0.0))
     value = parity.figures[name]
     said = "at least" if name.startswith("cosine") else "at most"
     why = f"{task}: {name.replace('_', ' ')} {value:.4g}, {said} {limit:g} allowed; {parity.samples} samples, also in batches"
     return Verdict("parity", PASSED, why, value, limit, name, evidence.here)
+
+
+def _beyond(parity: Parity, name: str) -> bool:
+    value, limit = parity.figures[name], parity.limits[name]
+    return not (value >= limit if name.startswith("cosine") else value <= limit)  # true for NaN
 
 
 def _accuracy(evidence: Evidence, budget: Budget) -> Verdict:
@@ -148,10 +155,8 @@ def _unmeasured(evidence: Evidence, budget: Budget) -> Verdict:
     value = evidence.estimate_ms.get(tokens)
     estimate = f"; estimate from its facts: {value:.1f} ms or more for {tokens} tokens" if value is not None else ""
     why = f"this machine is not {evidence.device}{estimate}"
-    status = REFUSED if "latency" in budget.require else NOT_JUDGED
-    if status == REFUSED:
-        why += "; --require latency wants it judged"
-    return Verdict("latency", status, why, value, budget.latency_ms, "ms, estimated" if value is not None else "ms")
+    unit = "ms, estimated" if value is not None else "ms"
+    return Verdict("latency", NOT_JUDGED, why, value, budget.latency_ms, unit, evidence.here)
 
 
 def _size(evidence: Evidence, budget: Budget) -> Verdict:
@@ -175,8 +180,7 @@ def _memory(evidence: Evidence, budget: Budget) -> Verdict:
     words = f"{value:.0f} MiB at the peak of a fresh process"
     if not evidence.absolute_counts:
         why = f"{words} here; this machine is not {evidence.device}"
-        status = REFUSED if "memory" in budget.require else NOT_JUDGED
-        return Verdict("memory", status, why, value, limit, "MiB", evidence.here)
+        return Verdict("memory", NOT_JUDGED, why, value, limit, "MiB", evidence.here)
     if over:
         return Verdict("memory", REFUSED, f"{words}, at most {limit:g} allowed", value, limit, "MiB", evidence.here)
     return Verdict("memory", PASSED, words, value, limit, "MiB", evidence.here)
@@ -195,6 +199,7 @@ GATES: Mapping[str, tuple[Callable[[Evidence, Budget], Verdict], type[SatchelErr
 }
 
 _FIXES = {
+    "accuracy": "give the data that it is judged on, or leave the requirement out",
     "parity": "try a scheme that is closer to float32 (satchel formats lists them), or report the difference",
     "latency": "try another scheme, raise the budget, or allow it with --prefer size",
     "size": "try a smaller scheme, or raise the budget",
@@ -214,13 +219,13 @@ def _required(verdict: Verdict, budget: Budget) -> Verdict:
     return verdict
 
 
-def first_refusal(verdicts: tuple[Verdict, ...], what: str, problem: SatchelError | None = None) -> SatchelError | None:
+def first_refusal(verdicts: tuple[Verdict, ...], what: str) -> SatchelError | None:
     """The error that a caller gets; None where every gate let the candidate through."""
-    if problem is not None:
-        return problem
     for verdict in verdicts:
         if verdict.status == REFUSED:
             where = f" ({verdict.where})" if verdict.where else ""
             fix = _FIXES.get(verdict.gate, "see the report")
+            if verdict.where == "reference":
+                fix = "mend the checkpoint first: its own answers cannot tell a good artifact from a bad one"
             return GATES[verdict.gate][1](f"{what}: refused by {verdict.gate}.", why=verdict.why + where, fix=fix)
     return None

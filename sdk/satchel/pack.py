@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import satchel_runtimes
-from satchel_converters.format import Artifact, Plan
+from satchel_converters.format import Artifact, Plan, format_of
 from satchel_converters.stage import INPUTS, REFERENCE_GOLDEN, Stage
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.golden import records_to_bytes
@@ -49,7 +49,8 @@ def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
     for name in (_GOLDEN.inputs, _GOLDEN.reference, _GOLDEN.artifact):
         (folder / name).write_bytes(b"[]")
     plan = next(each.plan for each in prepared.candidates if each.plan is not None)
-    twin_plan = dataclasses.replace(plan, engine=dataclasses.replace(plan.engine, options={}))
+    scheme = format_of(plan.format).schemes["fp32"]
+    twin_plan = dataclasses.replace(plan, scheme=scheme, engine=dataclasses.replace(plan.engine, options={}))
     manifest = _manifest(prepared, stage, stage.twin, twin_plan, folder)
     (folder / MANIFEST_NAME).write_text(manifest.to_json())
     return manifest

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from satchel_runtimes.errors import SatchelError, UsageError
+from satchel_runtimes.manifest import MANIFEST_NAME
 
 try:
     import fcntl
@@ -31,7 +33,8 @@ class Target:
     """A folder that will appear at `path` in one step.
 
     Raises:
-        UsageError: there is one already and `replace` is false, or the parent is not a folder.
+        UsageError: there is one already and `replace` is false, or it is a folder of something else than a bundle, or
+            the parent is not a folder.
         SatchelError: another conversion holds the target.
     """
 
@@ -60,6 +63,12 @@ class Target:
                     why="it exists already",
                     fix="add --replace, or choose another --out",
                 )
+            if _holds_something_else(self.path):
+                raise UsageError(
+                    f"Will not replace {self.path}.",
+                    why=f"it is a folder without {MANIFEST_NAME}, so it is not a bundle",
+                    fix="choose another --out, or remove the folder yourself",
+                )
             self.folder.mkdir()
         except BaseException:
             self._release()
@@ -69,8 +78,13 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._release()
+        try:
+            if os.path.lexists(self.folder):
+                _remove(self.folder)
+        except OSError:
+            pass  # what it held is published or refused by now; the next run sweeps it
+        finally:
+            self._release()
 
     def publish(self) -> None:
         """Make the staged folder the target. After this the staging folder is gone, or holds what was replaced."""
@@ -79,13 +93,19 @@ class Target:
         elif not _exchange(self.folder, self.path):
             # Two renames: between them the target is missing, and `_sweep` of the next run puts the old one back.
             os.rename(self.path, self._old)
-            os.rename(self.folder, self.path)
+            try:
+                os.rename(self.folder, self.path)
+            except BaseException:
+                os.rename(self._old, self.path)
+                raise
             _remove(self._old)
 
     def _sweep(self) -> None:
         """We hold the lock, so every staging folder of this name is of a run that was killed."""
-        for stale in self.path.parent.glob(f"{self._prefix}*"):
-            _remove(stale)
+        stale = re.compile(re.escape(self._prefix) + r"\d+")
+        for name in os.listdir(self.path.parent):
+            if stale.fullmatch(name):
+                _remove(self.path.parent / name)
         if os.path.lexists(self._old):
             if os.path.lexists(self.path):
                 _remove(self._old)
@@ -135,6 +155,13 @@ def _exchange(one: Path, other: Path) -> bool:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(other))
     return bool(done == 0)
+
+
+def _holds_something_else(path: Path) -> bool:
+    """Whether replacing `path` would throw away a folder that satchel did not make."""
+    if not path.is_dir() or path.is_symlink() or (path / MANIFEST_NAME).is_file():
+        return False
+    return any(path.iterdir())
 
 
 def _remove(path: Path) -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from pathlib import Path
 
 import satchel_converters
 import satchel_runtimes
-from satchel_converters.stage import Job, Stage, Tell, read_stage, run_worker
+from satchel_converters.stage import STAGE, Job, Stage, Tell, read_stage, run_worker
 from satchel_runtimes.bundle import cache_folder
 
 __all__ = ["stage_for", "stages_folder"]
 
+_SIZES = "sizes.json"  # in a stage's folder: the size of each of its files, written last
+_STALE_SECONDS = 24 * 3600  # a stage is made in minutes; what is older was killed
 _PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnx-ir", "numpy")
 # The oldest stages go first once all of them together are larger than this.
 _LIMIT_BYTES = int(os.environ.get("SATCHEL_CACHE_GB", "20")) * 10**9
@@ -30,21 +34,53 @@ def stages_folder() -> Path:
 def stage_for(job: Job, tell: Tell, cancel: threading.Event | None, *, use_cache: bool) -> tuple[Stage, bool]:
     """The stage of a job, and whether it was there already."""
     folder = stages_folder() / _key(job)
-    if use_cache and (folder / "stage.json").is_file():
-        os.utime(folder)
+    if use_cache and _is_whole(folder):
+        with contextlib.suppress(OSError):  # a cache that others own may still be read
+            os.utime(folder)
         tell("cache", f"export and reference answers from {folder.name[:12]}", 0, 0)
         return read_stage(folder), True
     making = stages_folder() / f".making-{uuid.uuid4().hex}"
     making.mkdir(parents=True)
     try:
+        _sweep()
         run_worker(job, making, tell, cancel)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(making, folder)
+        (making / _SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in making.iterdir()}))
+        _publish(making, folder, replace=not use_cache)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     _shrink(keep=folder)
     return read_stage(folder), False
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file of a stage is there in its full size: a disk that was full, or a hand in the cache, shows here."""
+    try:
+        sizes = json.loads((folder / _SIZES).read_text())
+        return STAGE in sizes and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _publish(making: Path, folder: Path, *, replace: bool) -> None:
+    if not replace and _is_whole(folder):
+        return  # another conversion made the same meanwhile, and may be reading it
+    if os.path.lexists(folder):
+        away = making.with_name(f"{making.name}-old")
+        os.rename(folder, away)
+        shutil.rmtree(away, ignore_errors=True)
+    try:
+        os.rename(making, folder)
+    except OSError:
+        if not _is_whole(folder):  # else another conversion was faster by a moment
+            raise
+
+
+def _sweep() -> None:
+    """Remove what killed conversions left half made."""
+    for each in stages_folder().glob(".making-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - each.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def _key(job: Job) -> str:
@@ -79,12 +115,16 @@ def _code_digest() -> str:
 
 
 def _shrink(keep: Path) -> None:
-    found = [each for each in stages_folder().iterdir() if not each.name.startswith(".")]
-    sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in found}
-    total = sum(sizes.values())
-    for each in sorted(found, key=lambda path: path.stat().st_mtime):
+    found: list[tuple[float, int, Path]] = []
+    for each in stages_folder().iterdir():
+        with contextlib.suppress(OSError):  # another conversion may be removing it
+            if not each.name.startswith("."):
+                size = sum(file.stat().st_size for file in each.iterdir())
+                found.append((each.stat().st_mtime, size, each))
+    total = sum(size for _, size, _ in found)
+    for _, size, each in sorted(found):
         if total <= _LIMIT_BYTES:
             return
         if each != keep:
             shutil.rmtree(each, ignore_errors=True)
-            total -= sizes[each]
+            total -= size

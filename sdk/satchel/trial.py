@@ -15,6 +15,7 @@ from satchel_converters.format import Plan, Scheme, format_of
 from satchel_converters.stage import REFERENCE_FULL, Stage
 from satchel_device_profiles import DeviceProfile
 from satchel_runtimes.cold import start_cold
+from satchel_runtimes.errors import ParityError
 from satchel_runtimes.golden import golden_records, judge_tasks, records_from_bytes, run_items
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
@@ -96,6 +97,7 @@ def limits_for(profile: DeviceProfile, scheme: str) -> Limits:
 def _replay(
     prepared: Prepared, stage: Stage, plan: Plan, predictor: Predictor, reporter: Reporter
 ) -> tuple[Mapping[str, Parity], Mapping[str, Parity], list[dict[str, np.ndarray]]]:
+    _check_outputs(stage, predictor)
     tasks = {name: predictor.open_task(name) for name in predictor.tasks}
     wanted = limits_for(prepared.profile, plan.scheme.name)
     reference = records_from_bytes((stage.folder / REFERENCE_FULL).read_bytes(), REFERENCE_FULL)
@@ -110,6 +112,19 @@ def _replay(
         judge_tasks(stage.items, reference, listed, wanted, what="in batches"),
         single,
     )
+
+
+def _check_outputs(stage: Stage, predictor: Predictor) -> None:
+    """Raises: ParityError for an output that the float graph has and the candidate lacks."""
+    for graph in stage.twin.graphs:
+        has = {spec.name for spec in predictor.graphs[graph.component].outputs}
+        missing = [spec.name for spec in graph.outputs if spec.name not in has]
+        if missing:
+            raise ParityError(
+                f"{graph.file} does not answer as {predictor.manifest.name} does.",
+                why=f"the output {missing[0]!r} is missing; it has {', '.join(sorted(has)) or 'none'}",
+                fix="report this scheme and checkpoint; the graph that was exported in float32 has the output",
+            )
 
 
 def _measure(

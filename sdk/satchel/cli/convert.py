@@ -67,7 +67,6 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
 def show(report: dict[str, Any]) -> None:
     for each in report["candidates"]:
         rows = [(verdict["gate"], verdict["status"].replace("_", " "), verdict["why"]) for verdict in each["verdicts"]]
-        rows = rows or [("support", "refused", each["why"])]
         table(f"{each['format']} {each['scheme']}", ("gate", "verdict", "figures"), rows)
     chosen = next(each for each in report["candidates"] if each["passed"])
     before, after = report["source_bytes"], chosen["size_bytes"]
