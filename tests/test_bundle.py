@@ -590,7 +590,9 @@ def test_a_real_manifest_comes_back_from_json_as_it_was(bundle: Path) -> None:
 
 
 names = st.text("abcdefghij-_. é图😀\"'", min_size=1, max_size=12).filter(lambda name: name not in (".", ".."))
-numbers = st.integers(-(2**53), 2**53) | st.integers(-9, 9).map(float) | st.floats(allow_nan=False, allow_infinity=False)
+numbers = (
+    st.integers(-(2**53), 2**53) | st.integers(-9, 9).map(float) | st.floats(allow_nan=False, allow_infinity=False)
+)
 json_values = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

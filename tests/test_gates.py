@@ -334,7 +334,7 @@ class TestSizeAndMemory:
 
         verdict = refusal.verdict("size")
         assert "the budget is 1" in refusal.error.why
-        assert verdict["value"] > 20 and verdict["limit"] == 1 and verdict["unit"] == "MiB"
+        assert verdict["value"] > 10 and verdict["limit"] == 1 and verdict["unit"] == "MiB"
 
     def test_the_dry_run_says_so_before(self, classifier: Path, tmp_path: Path) -> None:
         done = run(

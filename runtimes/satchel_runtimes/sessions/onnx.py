@@ -11,7 +11,6 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Graph, TensorSpec
-from ..onnx_file import external_data
 from ..toolchain import need, require_version
 from . import Session, Tensors
 
@@ -80,8 +79,6 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[in
     target = bundle.manifest.target
     engine = need("onnxruntime", extra="onnx", to=f"run the bundle {bundle.path}")
     require_version("onnxruntime", engine.__version__, target.engine.version, to=f"run the bundle {bundle.path}")
-    if not bundle.remembered:
-        _check_external_data(bundle, graph)
     options = engine.SessionOptions()
     options.log_severity_level = 3  # a warning per unused initializer helps nobody on a device
     if threads is not None:
@@ -117,16 +114,6 @@ def _load_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0][:300]
-
-
-def _check_external_data(bundle: Bundle, graph: Graph) -> None:
-    for location in external_data(bundle.read(graph.file), f"{graph.file} of {bundle.path}"):
-        if location != graph.weights:
-            raise IntegrityError(
-                f"Cannot load {graph.file} of the bundle {bundle.path}.",
-                why=f"its tensors lie in the file {location!r}, which the manifest does not name as its weights",
-                fix="do not use this bundle; convert the model again",
-            )
 
 
 def _check_names(bundle: Bundle, graph: Graph, opened: onnxruntime.InferenceSession) -> None:
