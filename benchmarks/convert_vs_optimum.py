@@ -16,12 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from satchel_runtimes.measure import ratio
-from setting import MADE, MODEL, ROOT, Cost, arguments, figure_of, run, tell
+from setting import CONVERT, MADE, MODEL, ROOT, Cost, arguments, figure_of, run, tell
 
 CLI = ROOT / ".cache/peers/optimum/bin/optimum-cli"
-CONVERT = (
-    "import sys, satchel; satchel.convert(sys.argv[1], device='generic-x86-64', quantize=sys.argv[2], out=sys.argv[3])"
-)
 
 
 def satchel(folder: Path, scheme: str) -> tuple[Cost, dict[str, float]]:

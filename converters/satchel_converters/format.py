@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from satchel_runtimes.errors import SupportError, UsageError
+from satchel_runtimes.errors import SupportError, unknown_name
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import satisfies
 
@@ -86,12 +85,7 @@ class Format:
                 why=f"{self.name} has {', '.join(self.schemes)}",
                 fix="choose one of these, or another format",
             )
-        near = difflib.get_close_matches(name, everywhere, n=1)
-        raise UsageError(
-            f"Cannot find the scheme {name!r}.",
-            why=f"{self.name} has {', '.join(self.schemes)}",
-            fix=f"did you mean {near[0]!r}?" if near else "name one of these",
-        )
+        raise unknown_name("scheme", name, sorted(everywhere))
 
 
 def list_formats() -> tuple[str, ...]:
@@ -101,12 +95,7 @@ def list_formats() -> tuple[str, ...]:
 def format_of(name: str) -> Format:
     """Raises: UsageError when no format has this name."""
     if name not in _MODULES:
-        near = difflib.get_close_matches(name, _MODULES, n=1)
-        raise UsageError(
-            f"Cannot find the format {name!r}.",
-            why=f"this satchel writes {', '.join(_MODULES)}",
-            fix=f"did you mean {near[0]!r}?" if near else "name one of these",
-        )
+        raise unknown_name("format", name, _MODULES)
     found: Format = importlib.import_module(_MODULES[name], __package__).FORMAT
     return found
 

@@ -5,6 +5,9 @@ Every error that a user can mend is a `SatchelError` with what, why and fix. A b
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "AccuracyError",
     "Cancelled",
@@ -16,6 +19,7 @@ __all__ = [
     "SupportError",
     "ToolchainError",
     "UsageError",
+    "unknown_name",
 ]
 
 
@@ -92,3 +96,14 @@ class Cancelled(SatchelError):
     """The user stopped it: Ctrl-C, or a set `cancel` event."""
 
     exit_code = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that nothing has: what there is, and what was probably meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return UsageError(
+        f"Cannot find the {kind} {name!r}.",
+        why=f"satchel knows {', '.join(names)}",
+        fix=f"did you mean {near[0]!r}?" if near else "name one of these",
+    )

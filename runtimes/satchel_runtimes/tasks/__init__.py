@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from ..errors import UsageError
+from ..errors import unknown_name
 from .task import Row, Task
 
 __all__ = ["Row", "Task", "list_tasks", "task_class"]
@@ -31,13 +31,6 @@ def task_class(name: str) -> type[Task]:
         UsageError: no task has this name.
     """
     if name not in _MODULES:
-        import difflib
-
-        near = difflib.get_close_matches(name, _MODULES, n=1)
-        raise UsageError(
-            f"Cannot find the task {name!r}.",
-            why=f"satchel knows {', '.join(_MODULES)}",
-            fix=f"did you mean {near[0]!r}?" if near else "name one of these tasks",
-        )
+        raise unknown_name("task", name, _MODULES)
     found: type[Task] = importlib.import_module(_MODULES[name], __name__).TASK
     return found
