@@ -48,10 +48,13 @@ class Figure:
     note: str = ""
 
     @property
-    def met(self) -> bool | None:
+    def met(self) -> str:
+        """Whether the target was reached: "unclear" where it lies within the spread, whatever the median says."""
         if self.target is None:
-            return None
-        return self.value <= self.target if self.worse == "above" else self.value >= self.target
+            return ""
+        if self.low <= self.target <= self.high and self.low < self.high:
+            return "unclear"
+        return "yes" if (self.value <= self.target) == (self.worse == "above") else "**no**"
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,9 @@ def tell(title: str, figures: Sequence[Figure], before: Sequence[float], as_json
     print("| | median | 95 % | n | target | met |\n|---|---|---|---|---|---|")
     for each in figures:
         target = "" if each.target is None else f"{'≤' if each.worse == 'above' else '≥'} {each.target:g}"
-        met = {None: "", True: "yes", False: "**no**"}[each.met]
         what = each.what + (f" ({each.note})" if each.note else "")
         print(
-            f"| {what} | {_number(each.value)} {each.unit} | {_number(each.low)}–{_number(each.high)} | {each.n} | {target} | {met} |"
+            f"| {what} | {_number(each.value)} {each.unit} | {_number(each.low)}–{_number(each.high)} | {each.n} | {target} | {each.met} |"
         )
     words = ", ".join(f"{name} {version}" for name, version in versions.items())
     load = f"load {before[0]:.2f} before, {after[0]:.2f} after"
@@ -144,4 +146,4 @@ def tell(title: str, figures: Sequence[Figure], before: Sequence[float], as_json
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"

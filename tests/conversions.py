@@ -71,13 +71,15 @@ def one_layer(source: Path, out: Path) -> Path:
     return variant(source, out, weights=keep_the_first, config={"num_hidden_layers": 1})
 
 
-def damage(monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.ModelProto], None]) -> None:
-    """Change every graph after its scheme was made and before anybody looks at it."""
+def damage(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[onnx.ModelProto], None], *, schemes: Sequence[str] = ()
+) -> None:
+    """Change every graph after its scheme was made and before anybody looks at it; those of some schemes or of all."""
     whole = onnx_format.FORMAT
 
     def apply(twin: Artifact, plan: Plan, out: Path) -> Artifact:
         artifact = whole.apply(twin, plan, out)
-        for graph in artifact.graphs:
+        for graph in artifact.graphs if not schemes or plan.scheme.name in schemes else ():
             model = onnx.load(out / graph.file)
             change(model)
             onnx.save(model, out / graph.file)

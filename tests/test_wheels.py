@@ -148,7 +148,9 @@ def on_device(python: str, bundle: Path, tmp_path: Path) -> dict[str, object]:
     program = tmp_path / "device.py"
     program.write_text(DEVICE_PROGRAM)
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run([python, program, bundle], capture_output=True, text=True, env=clean, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        [python, program, bundle], capture_output=True, text=True, env=clean, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, object] = json.loads(done.stdout)
     return found

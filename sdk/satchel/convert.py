@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,26 @@ class Done:
     report: dict[str, Any]
 
 
-def run(options: Options, *, progress: Callback | None = None, cancel: threading.Event | None = None) -> Done:
-    """`convert`, with the report."""
+def run(
+    options: Options,
+    *,
+    progress: Callback | None = None,
+    cancel: threading.Event | None = None,
+    on_report: Callable[[dict[str, Any]], None] | None = None,
+) -> Done:
+    """`convert`, with the report; `on_report` gets that of a refusal too."""
     reporter = Reporter(progress, cancel)
     out, report_path = names_of(options)
     outcomes: list[Outcome] = []
     prepared: Prepared | None = None
+
+    def report(chosen: Outcome | None = None, error: SatchelError | None = None) -> dict[str, Any]:
+        reporter.finish()
+        made = write_report(report_path, options, prepared, outcomes, chosen, error, reporter.seconds)
+        if on_report is not None:
+            on_report(made)
+        return made
+
     try:
         reporter.tell("source", str(options.model))
         prepared = prepare(options)
@@ -129,28 +143,23 @@ def run(options: Options, *, progress: Callback | None = None, cancel: threading
             reporter.tell("seal", str(prepared.out))
             target.publish()
     except SatchelError as error:
-        reporter.finish()
         if not outcomes:
             outcomes.append(_stopped(options, error))
         # A mistyped option is no news about the bundle whose report may lie there.
         if not isinstance(error, UsageError) or options.report is not None:
-            write_report(report_path, options, prepared, outcomes, None, error, reporter.seconds)
+            report(error=error)
         raise
     except KeyboardInterrupt:
-        reporter.finish()
         stopped = Cancelled(
             "The conversion was interrupted.", why="Ctrl-C", fix="run it again; finished stages are kept"
         )
-        write_report(report_path, options, prepared, outcomes, None, stopped, reporter.seconds)
+        report(error=stopped)
         raise stopped from None
     except OSError as error:
-        reporter.finish()
         problem = _disk_problem(error, out)
-        write_report(report_path, options, prepared, outcomes, None, problem, reporter.seconds)
+        report(error=problem)
         raise problem from error
-    reporter.finish()
-    report = write_report(report_path, options, prepared, outcomes, chosen, None, reporter.seconds)
-    return Done(prepared.out, report_path, report)
+    return Done(prepared.out, report_path, report(chosen))
 
 
 def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Outcome:

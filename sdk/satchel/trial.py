@@ -32,7 +32,7 @@ __all__ = ["estimate", "machine_kind", "stands_for", "try_candidate"]
 LENGTHS = (16, 128)  # tokens; a short question and a paragraph
 _BATCH = 8
 _KINDS = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}
-_MEASURE_SECONDS = 0.8  # per length and pair; the interval that it leaves decides, not the median alone
+_MEASURE_SECONDS = 0.5  # per length; ten rounds at least, and the interval that they leave decides
 
 
 def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, reporter: Reporter) -> Evidence:
@@ -142,7 +142,7 @@ def _measure(
         speedup: dict[int, Ratio] = {}
         for tokens in _lengths(predictor):
             calls = {name: _call(session, tokens) for name, session in sessions.items()}
-            times = interleave(calls, warmup=3, max_seconds=_MEASURE_SECONDS)
+            times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
                 speedup[tokens] = ratio(times["twin"], times["model"])

@@ -55,13 +55,16 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
     if dry_run:
         _dry_run(options, json_)
         return
-    with progress_on_stderr(quiet=quiet) as progress:
-        done = run(options, progress=progress)
-    if json_:
-        as_json(done.report)
-        return
-    show(done.report)
-    click.echo(f"\n{done.bundle}")
+    reports: list[dict[str, Any]] = []
+    try:
+        with progress_on_stderr(quiet=quiet) as progress:
+            done = run(options, progress=progress, on_report=reports.append)
+    finally:
+        for report in reports if json_ else ():
+            as_json(report)
+    if not json_:
+        show(done.report)
+        click.echo(f"\n{done.bundle}")
 
 
 def show(report: dict[str, Any]) -> None:
