@@ -181,7 +181,6 @@ class TestParity:
         assert "the reference model itself answers NaN (sample 0" in refusal.error.why
         assert "the checkpoint" in refusal.error.fix
 
-    @pytest.mark.xfail(strict=True, reason="capture/encoder.py compares NaN with NaN and raises RuntimeError")
     def test_a_reference_that_is_always_nan(self, classifier: Path, tmp_path: Path) -> None:
         def break_the_head(weights: dict[str, np.ndarray]) -> None:
             weights["classifier.bias"][:] = np.nan
@@ -452,7 +451,6 @@ class TestIntegrity:
         assert "the checkpoint lacks 2 weights" in refusal.error.why
         assert "--task" in refusal.error.fix
 
-    @pytest.mark.xfail(strict=True, reason="load_model lets transformers raise, and calls what it says a SupportError")
     def test_weights_of_other_shapes_than_the_config_says(self, classifier: Path, tmp_path: Path) -> None:
         model = variant(classifier, tmp_path / "other-shapes", config={"intermediate_size": 768})
 

@@ -111,7 +111,7 @@ def run_items(
             for k, outputs in forward(graphs[component], [rows[key] for key in group], batch_size):
                 for i, place, row in users[group[k]]:
                     answers[i].update(answers_of(tasks[items[i].task], row, outputs, place))
-                    if on_sample is not None:
+                    if on_sample is not None and place == 0:
                         on_sample()
     return answers
 

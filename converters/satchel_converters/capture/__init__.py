@@ -51,7 +51,12 @@ def load_model(source: SourceModel, task_name: str) -> Loaded:
     auto = getattr(transformers, task.auto_model)
     try:
         model, info = auto.from_pretrained(
-            source.folder, dtype="float32", use_safetensors=True, output_loading_info=True, **common
+            source.folder,
+            dtype="float32",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **common,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **common)
     except (ValueError, KeyError, OSError, RuntimeError) as error:

@@ -73,7 +73,8 @@ def show(report: dict[str, Any]) -> None:
         table(f"{each['format']} {each['scheme']}", ("gate", "verdict", "figures"), rows)
     chosen = next(each for each in report["candidates"] if each["passed"])
     before, after = report["source_bytes"], chosen["size_bytes"]
-    click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after: {before / after:.1f} x smaller")
+    smaller = f": {before / after:.1f} x smaller" if after < before else ""
+    click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after{smaller}")
 
 
 def _dry_run(options: Any, json_: bool) -> None:  # Any: Options, imported late
