@@ -403,7 +403,7 @@ class TestLists:
         damage(monkeypatch, lambda model: append_node(model, "Neg"))
         out = tmp_path / "m.satchel"
         with pytest.raises(Exception, match="refused by parity"):
-            convert(tiny, device=DEVICE, quantize="fp32", out=out, keep_failed=True)
+            convert(tiny, device=DEVICE, format="onnx", quantize="fp32", out=out, keep_failed=True)
 
         seen, used, allowed = (
             run("inspect", out),

@@ -114,7 +114,7 @@ class TestSchemes:
         self, shipped: dict[str, Shipped], minilm: Path, tmp_path: Path
     ) -> None:
         for scheme, each in shipped.items():
-            options = Options(str(minilm), HERE, tmp_path / "m.satchel", quantize=scheme)
+            options = Options(str(minilm), HERE, tmp_path / "m.satchel", format="onnx", quantize=scheme)
             (candidate,) = forecast(options)["candidates"]
             assert candidate["size_bytes"] == pytest.approx(each.manifest.measured.size_bytes, rel=0.15)
 
@@ -307,7 +307,7 @@ class TestChoice:
         damage(monkeypatch, lambda model: append_node(model, "Mul", NAN))
 
         with pytest.raises(ParityError, match="int8-dynamic"):
-            satchel.convert(tiny, device="raspberry-pi-5", out=tmp_path / "m.satchel")
+            satchel.convert(tiny, device="raspberry-pi-5", format="onnx", out=tmp_path / "m.satchel")
 
         report = json.loads((tmp_path / "m.report.json").read_text())
         assert [each["scheme"] for each in report["candidates"]] == list(load_profile("raspberry-pi-5").schemes)
@@ -341,7 +341,7 @@ class TestKeepFailed:
         out = tmp_path / "m.satchel"
 
         with pytest.raises(ParityError):
-            satchel.convert(tiny, device="raspberry-pi-5", quantize="fp32", out=out, keep_failed=True)
+            satchel.convert(tiny, device="raspberry-pi-5", format="onnx", quantize="fp32", out=out, keep_failed=True)
 
         with pytest.raises(IntegrityError, match="its gates refused it"):
             satchel.load(out)
@@ -358,7 +358,13 @@ class TestKeepFailed:
         for _ in range(2):
             with pytest.raises(ParityError):
                 satchel.convert(
-                    tiny, device="raspberry-pi-5", quantize="fp32", out=bundle, keep_failed=True, replace=True
+                    tiny,
+                    device="raspberry-pi-5",
+                    format="onnx",
+                    quantize="fp32",
+                    out=bundle,
+                    keep_failed=True,
+                    replace=True,
                 )
 
         assert digests(bundle) == before

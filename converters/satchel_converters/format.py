@@ -17,7 +17,7 @@ from .component import Component
 __all__ = ["Artifact", "Format", "Plan", "Scheme", "format_of", "list_formats"]
 
 # A new format is one file here, and this line.
-_MODULES = {"onnx": ".onnx"}
+_MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Plan:
     format: str
     scheme: Scheme
     engine: Engine
+    buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
 
 

@@ -89,7 +89,7 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
         "onnx",
         scheme,
         Engine("onnxruntime", ">=" + ".".join(str(part) for part in needs), wanted, ir, session),
-        profile.int8_weights,
+        int8_weights=profile.int8_weights,
     )
 
 

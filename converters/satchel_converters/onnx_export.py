@@ -17,20 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, Input, Output
+from .shapes import difference
 
 __all__ = ["export_component"]
 
 # Largest error over the largest magnitude that a float32 graph may have against torch at another shape.
 _TOLERANCE = 1e-4
-# Batch and length of the checks; neither is a traced one, and the second batch has padding.
-_OTHER_SHAPES = ((1, 5), (3, 23))
-
 # What tracing, torch.export and the exporters raise for a model that they cannot take, each in its own subclass.
 _EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError)
 
@@ -138,65 +134,22 @@ def _dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: 
 
 
 def _difference(component: Component, file: Path) -> float:
-    """The largest error of the graph against the module, over the largest magnitude, on valid positions."""
-    import torch
-
     engine = need("onnxruntime", extra="convert", to="check the ONNX export", of="satchel")
     options = engine.SessionOptions()
     options.log_severity_level = 4
+    names = [each.name for each in component.outputs]
     try:
         session = engine.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        worst = 0.0
-        for batch, length in _OTHER_SHAPES:
-            inputs = _resized(component, batch, length)
-            with torch.inference_mode():
-                expected = component.module(**inputs)
-            names = [each.name for each in component.outputs if each.role == "parity"]
-            found = session.run(names, {name: value.numpy() for name, value in inputs.items()})
-            for output, actual in zip(
-                (each for each in component.outputs if each.role == "parity"), found, strict=True
-            ):
-                worst = max(worst, _relative(expected[output.name].numpy(), actual, inputs.get(output.mask or "")))
+        return difference(component, lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True)))
     except _engine_errors(
         engine
     ):  # a graph that the engine refuses, or that breaks at this shape, is as wrong as can be
         return float("inf")
-    return worst
 
 
 def _engine_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module
     state = engine.capi.onnxruntime_pybind11_state
     return (state.Fail, state.InvalidGraph, state.NotImplemented, state.RuntimeException, state.InvalidArgument)
-
-
-def _resized(component: Component, batch: int, length: int) -> dict[str, Any]:
-    """The example at other sizes of its dynamic axes, the last row padded by half where there is more than one."""
-    sizes = {"batch": batch}
-    resized = {}
-    for each in component.inputs:
-        value = component.example[each.name][:1]
-        for place, axis in enumerate(each.axes):
-            if isinstance(axis, Axis):
-                size = sizes.get(axis.name, max(length // axis.multiple, 1) * axis.multiple)
-                repeats = [1] * value.dim()
-                repeats[place] = -(-size // value.shape[place])
-                value = value.repeat(repeats).narrow(place, 0, size)
-        value = value.clone()
-        if batch > 1 and value.dim() > 1 and isinstance(each.axes[1], Axis):
-            value[-1, length // 2 :] = each.padding
-        resized[each.name] = value
-    return resized
-
-
-def _relative(expected: np.ndarray, actual: np.ndarray, mask: Any) -> float:
-    if expected.shape != actual.shape or (np.isnan(actual) != np.isnan(expected)).any():
-        return float("inf")
-    if mask is not None and expected.shape[: mask.dim()] == tuple(mask.shape):
-        valid = mask.numpy().astype(bool)
-        expected, actual = expected[valid], actual[valid]
-    same = (expected == actual) | np.isnan(expected)  # equal infinities, and a model that itself answers NaN
-    error = np.abs(np.where(same, 0.0, expected) - np.where(same, 0.0, actual)).max(initial=0.0)
-    return float(error / max(np.abs(expected[np.isfinite(expected)]).max(initial=0.0), 1e-30))
 
 
 @contextlib.contextmanager

@@ -94,7 +94,13 @@ def read_job(folder: Path) -> Job:
     return Job(
         source,
         tuple(raw["tasks"]),
-        Plan(plan["format"], Scheme(**plan["scheme"]), Engine(**plan["engine"]), plan["int8_weights"]),
+        Plan(
+            plan["format"],
+            Scheme(**plan["scheme"]),
+            Engine(**plan["engine"]),
+            tuple(plan["buckets"]),
+            plan["int8_weights"],
+        ),
         raw["max_length"],
     )
 

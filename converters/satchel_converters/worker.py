@@ -67,9 +67,10 @@ def _run(folder: Path) -> None:
 def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
     """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
     facts = job.source.facts
+    longest = [max(job.plan.buckets)] if job.plan.buckets else []  # static shapes: what no bucket holds is cut
     return dataclasses.replace(
         facts,
-        max_length=min(job.max_length or facts.max_length, facts.max_length, tokenizer.model_max_length),
+        max_length=min(job.max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
         truncation_side=tokenizer.truncation_side,
         mask_token=tokenizer.mask_token,
         special_tokens={

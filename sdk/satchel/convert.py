@@ -14,7 +14,15 @@ from typing import Any
 import satchel_runtimes
 from satchel_converters.format import Plan, format_of
 from satchel_converters.stage import Job, Stage
-from satchel_runtimes.errors import Cancelled, IntegrityError, ParityError, SatchelError, SupportError, UsageError
+from satchel_runtimes.errors import (
+    Cancelled,
+    IntegrityError,
+    ParityError,
+    SatchelError,
+    SupportError,
+    ToolchainError,
+    UsageError,
+)
 
 from .gates import Budget, Evidence, first_refusal, judge_all
 from .options import Candidate, Options, Prepared, names_of, prepare
@@ -173,6 +181,8 @@ def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, o
         outcomes.append(outcome)
         if outcome.refusal is None:
             return outcome
+        if isinstance(outcome.refusal, ToolchainError):
+            raise outcome.refusal  # never skipped silently: what comes after it is not what the profile prefers
         refusals.append(outcome.refusal)
     if prepared.options.keep_failed and (target.folder / satchel_runtimes.manifest.MANIFEST_NAME).is_file():
         _keep(prepared.out, target, reporter)

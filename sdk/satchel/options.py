@@ -131,10 +131,12 @@ def _candidates(options: Options, profile: DeviceProfile) -> tuple[Candidate, ..
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        _check_packages(writer)
+        missing = _missing(writer)
         schemes = (options.quantize,) if options.quantize else profile.schemes
         for scheme in schemes:
-            found.append(_candidate(writer, scheme, profile, options))
+            found.append(
+                Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
+            )
     if all(each.problem for each in found):
         problem = found[0].problem
         if problem is not None:
@@ -162,15 +164,19 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
         ) from None
 
 
-def _check_packages(writer: Format) -> None:
-    """Say what is missing before the long work, without importing it; a stub shows when it is imported."""
+def _missing(writer: Format) -> ToolchainError | None:
+    """What is missing, found without importing it; a stub shows when it is imported.
+
+    It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
+    """
     for package in writer.packages:
         if importlib.util.find_spec(package) is None:
-            raise ToolchainError(
+            return ToolchainError(
                 f"Cannot convert to {writer.name}.",
                 why=f"the package '{package}' is not installed",
                 fix=f"pip install 'satchel[{writer.extra}]'",
             )
+    return None
 
 
 def versions_of(writer: Format) -> dict[str, str]:

@@ -91,6 +91,7 @@ def _key(job: Job) -> str:
         "format": job.plan.format,
         "opset": job.plan.engine.opset,
         "ir": job.plan.engine.ir,
+        "buckets": job.plan.buckets,
         "max_length": job.max_length,
         "packages": {name: _version(name) for name in _PACKAGES},
         "code": _code_digest(),

@@ -22,6 +22,7 @@ Tensors = dict[str, np.ndarray]
 
 _MODULES = {
     "onnx": ".onnx",
+    "tflite": ".tflite",
 }
 
 

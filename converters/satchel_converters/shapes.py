@@ -1,0 +1,72 @@
+"""An export proved at shapes that were not traced: the component's example at other sizes, and the error there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .component import Axis, Component
+
+__all__ = ["OTHER_SHAPES", "difference", "resized"]
+
+# Batch and length of the checks of a graph with dynamic axes; neither is a traced one, and the second batch has padding.
+OTHER_SHAPES = ((1, 5), (3, 23))
+
+Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
+
+
+def difference(
+    component: Component, run: Run, shapes: Sequence[tuple[int, int]] = OTHER_SHAPES, *, padded: bool = False
+) -> float:
+    """The largest error of an exported graph against the module, over the largest magnitude, on valid positions.
+
+    Args:
+        run: the exported graph, from inputs by name to outputs by name.
+        shapes: batch and length of each check.
+        padded: pad a batch of one as well.
+    """
+    import torch
+
+    worst = 0.0
+    for batch, length in shapes:
+        inputs = resized(component, batch, length, padded=padded)
+        with torch.inference_mode():
+            expected = component.module(**inputs)
+        found = run({name: value.numpy() for name, value in inputs.items()})
+        for output in component.outputs:
+            if output.role == "parity":
+                mask = inputs.get(output.mask or "")
+                worst = max(worst, _relative(expected[output.name].numpy(), found[output.name], mask))
+    return worst
+
+
+def resized(component: Component, batch: int, length: int, *, padded: bool = False) -> dict[str, Any]:
+    """The example at other sizes of its dynamic axes; the last row of several, or a padded one, ends a third early."""
+    sizes = {"batch": batch}
+    made = {}
+    for each in component.inputs:
+        value = component.example[each.name][:1]
+        for place, axis in enumerate(each.axes):
+            if isinstance(axis, Axis):
+                size = sizes.get(axis.name, max(length // axis.multiple, 1) * axis.multiple)
+                repeats = [1] * value.dim()
+                repeats[place] = -(-size // value.shape[place])
+                value = value.repeat(repeats).narrow(place, 0, size)
+        value = value.clone()
+        if (batch > 1 or padded) and value.dim() > 1 and isinstance(each.axes[1], Axis):
+            value[-1, -(-2 * length // 3) :] = each.padding
+        made[each.name] = value
+    return made
+
+
+def _relative(expected: np.ndarray, actual: np.ndarray, mask: Any) -> float:
+    if expected.shape != actual.shape or (np.isnan(actual) != np.isnan(expected)).any():
+        return float("inf")
+    if mask is not None and expected.shape[: mask.dim()] == tuple(mask.shape):
+        valid = mask.numpy().astype(bool)
+        expected, actual = expected[valid], actual[valid]
+    same = (expected == actual) | np.isnan(expected)  # equal infinities, and a model that itself answers NaN
+    error = np.abs(np.where(same, 0.0, expected) - np.where(same, 0.0, actual)).max(initial=0.0)
+    return float(error / max(np.abs(expected[np.isfinite(expected)]).max(initial=0.0), 1e-30))

@@ -1,0 +1,281 @@
+"""TFLite for LiteRT: litert-torch traces each length as a signature, and the signatures share their weights.
+
+The schemes are ai-edge-quantizer's own recipes. No TensorFlow is involved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from satchel_runtimes.errors import SupportError
+from satchel_runtimes.manifest import Engine, Graph, TensorSpec
+from satchel_runtimes.toolchain import need
+
+from .component import Axis, Component, specs
+from .format import Artifact, Format, Plan, Scheme, engine_has, oldest
+from .shapes import difference, resized
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FORMAT"]
+
+_TOLERANCE = 1e-4  # as in onnx_export
+_TO = "convert to TFLite"
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("fp32", "reference", 4.0, ">=1.0", "float32 as it was trained"),
+        Scheme("fp16", "size", 2.0, ">=1.0", "float16 weights, computed as float32"),
+        Scheme("int8-dynamic", "speed", 1.02, ">=1.0", "int8 weights per channel, activations quantized on the fly"),
+        Scheme("int8-weights", "size", 1.02, ">=1.0", "int8 weights per channel, float activations"),
+        Scheme("int4-weights", "size", 0.55, ">=2.0", "int4 weights in blocks of 32, int8 embeddings"),
+    )
+}
+
+# The recipes of ai-edge-quantizer for each scheme, the later over the earlier: (name, operator or None for all). Embeddings stay at
+# int8 in int4-weights: with both at int4, MiniLM's mean cosine was 0.946, below what the class allows.
+_RECIPES = {
+    "int8-dynamic": (("dynamic_wi8_afp32", None),),
+    "int8-weights": (("weight_only_wi8_afp32", None),),
+    "int4-weights": (("dynamic_wi8_afp32", None), ("dynamic_wi4b32_afp32", "FULLY_CONNECTED")),
+}
+
+# What the old runtime computes as LiteRT does. It loads int8-dynamic and answers wrongly: cosine -0.05 on MiniLM.
+_OLD_RUNTIME_COMPUTES = ("fp32", "fp16", "int8-weights")
+
+
+def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # Any: a DeviceProfile
+    """The engine of the profile and its lengths.
+
+    Raises:
+        SupportError: the device has no TFLite engine, or only one that computes the scheme wrongly.
+    """
+    engines = {each.name: each for each in profile.engines}
+    litert, old = engines.get("ai-edge-litert"), engines.get("tflite-runtime")
+    if litert is None and old is None:
+        raise SupportError(
+            f"Cannot convert to tflite for {profile.name}.",
+            why=f"its engines are {', '.join(engines) or 'not known'}",
+            fix=f"choose one of its formats: {', '.join(profile.formats)}",
+        )
+    if litert is None and scheme.name not in _OLD_RUNTIME_COMPUTES:
+        raise SupportError(
+            f"Cannot make {scheme.name} for {profile.name}.",
+            why="its engine is tflite-runtime, which loads this scheme and computes it wrongly without a word",
+            fix=f"choose one of {', '.join(_OLD_RUNTIME_COMPUTES)}, or install ai-edge-litert on the device",
+        )
+    if litert is not None and not engine_has(litert.version, scheme.engine):
+        raise SupportError(
+            f"Cannot make {scheme.name} for {profile.name}.",
+            why=f"it needs ai-edge-litert {scheme.engine}; the profile promises {litert.version}",
+            fix="choose another scheme, or a profile with a newer engine",
+        )
+    engine: Any = litert or old  # one of them is there
+    # A device may have both engines; the bundle says whether the old one may run it.
+    also = {"also": "tflite-runtime"} if scheme.name in _OLD_RUNTIME_COMPUTES else {}
+    needs = ".".join(str(part) for part in oldest(engine.version))
+    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", options=also), buckets=profile.sequence_buckets)
+
+
+def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
+    """Write each component with one signature per bucket, checked against torch in every signature.
+
+    Raises:
+        SupportError: litert-torch cannot convert the model, or a signature answers wrongly.
+    """
+    graphs: list[Graph] = []
+    for component in components:
+        file = f"{component.name}.tflite"
+        lengths = _lengths(component, plan.buckets)
+        _convert(component, lengths, out / file)
+        worst = max(_check(component, out / file, length) for length in lengths)
+        if worst > _TOLERANCE:
+            raise SupportError(
+                f"Cannot convert {component.name} to TFLite.",
+                why=f"the converted graph is wrong by {worst:.2g} of the largest value",
+                fix="convert to another format, or report the architecture",
+            )
+        inputs = tuple(
+            dataclasses.replace(spec, dtype=_DTYPES.get(spec.dtype, spec.dtype)) for spec in specs(component.inputs)
+        )
+        graphs += [_graph(component, file, length, inputs) for length in lengths]
+    return Artifact(out, tuple(graphs), tuple(dict.fromkeys(graph.file for graph in graphs)))
+
+
+_DTYPES = {"int64": "int32"}  # LiteRT's kernels index with 32 bits
+
+
+def _graph(component: Component, file: str, length: int, inputs: tuple[TensorSpec, ...]) -> Graph:
+    bind = {"batch": 1, "sequence": length}
+    return Graph(component.name, file, inputs, specs(component.outputs), entry=_signature(length), bind=bind)
+
+
+def _signature(length: int) -> str:
+    return f"sequence_{length}"
+
+
+def _lengths(component: Component, buckets: Sequence[int]) -> list[int]:
+    """The profile's buckets that the model takes, and the longest that it takes where that is less."""
+    longest = next(
+        (
+            axis.maximum
+            for each in component.inputs
+            for axis in each.axes
+            if isinstance(axis, Axis) and axis.name == "sequence"
+        ),
+        None,
+    )
+    taken = [length for length in buckets if longest is None or length <= longest]
+    return taken or [longest or 128]
+
+
+def _convert(component: Component, lengths: Sequence[int], file: Path) -> None:
+    torch = need("torch", extra="convert-tflite", to=_TO, of="satchel")
+    with _quiet():
+        litert = need("litert_torch", extra="convert-tflite", to=_TO, of="satchel")
+        module = _named(component)
+        made: Any = None  # the converter, once it has a signature
+        try:
+            for length in lengths:
+                inputs = {name: _as_int32(torch, value) for name, value in resized(component, 1, length).items()}
+                made = (made or litert).signature(_signature(length), module, sample_kwargs=inputs)
+            made.convert().export(str(file))
+        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise SupportError(
+                f"Cannot convert {component.name} to TFLite.",
+                why=f"{type(error).__name__}: {lines[0][:300]}",
+                fix="convert to another format; an architecture that needs a rewrite gets one file in capture/",
+            ) from None
+
+
+def _named(component: Component) -> torch.nn.Module:  # a class that needs torch to exist
+    """The component with the parameters of `forward` by name, which torch.export reads from the signature."""
+    import torch
+
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = component.module
+
+        def forward(self, *positional: Any, **named: Any) -> Any:
+            given = {**dict(zip(names, positional, strict=False)), **named}
+            return self.inner(**given)
+
+    names = [each.name for each in component.inputs]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("self", kind), *(inspect.Parameter(name, kind) for name in names)]
+    Named.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions have it
+    return Named().eval()
+
+
+def _as_int32(torch: Any, value: Any) -> Any:  # Any: tensors of a module imported late
+    return value.to(torch.int32) if value.dtype == torch.int64 else value
+
+
+def _check(component: Component, file: Path, length: int) -> float:
+    """The error of one signature against the module, on two thirds of its length so that padding is in it."""
+    interpreters = need("ai_edge_litert.interpreter", extra="convert-tflite", to=_TO, of="satchel")
+    interpreter = interpreters.Interpreter(model_path=str(file), num_threads=2)
+    run = interpreter.get_signature_runner(_signature(length))
+
+    def call(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = run(**{n: v.astype("int32") if v.dtype == "int64" else v for n, v in inputs.items()})
+        return found
+
+    return difference(component, call, ((1, length),), padded=True)
+
+
+def apply(twin: Artifact, plan: Plan, out: Path) -> Artifact:
+    """Quantize the float32 file; every signature keeps sharing its weights."""
+    for file in twin.files:
+        if plan.scheme.name == "fp32":
+            (out / file).write_bytes((twin.folder / file).read_bytes())
+            continue
+        package = need("ai_edge_quantizer", extra="convert-tflite", to="quantize TFLite", of="satchel")
+        with _quiet():
+            quantizer = package.quantizer.Quantizer(str(twin.folder / file))
+            if plan.scheme.name == "fp16":
+                _add_fp16(package, quantizer)
+            else:
+                quantizer.load_quantization_recipe(_recipe(package.recipe, plan.scheme.name))
+            quantizer.quantize().export_model(str(out / file), overwrite=True)
+    return Artifact(out, twin.graphs, twin.files)
+
+
+def _recipe(recipes: Any, scheme: str) -> list[Any]:  # Any: a module imported late, and its own dictionaries
+    steps = []
+    for name, operator in _RECIPES[scheme]:
+        only = {"operation_name": recipes.TFLOperationName[operator]} if operator else {}
+        steps += getattr(recipes, name)(**only)
+    return steps
+
+
+def _add_fp16(package: Any, quantizer: Any) -> None:  # Any: classes of a package imported late
+    names = package.recipe_manager if hasattr(package, "recipe_manager") else package.recipe.recipe_manager
+    quantizer.update_quantization_recipe(
+        regex=".*",
+        operation_name=package.qtyping.TFLOperationName.ALL_SUPPORTED,
+        op_config=package.qtyping.OpQuantizationConfig(
+            weight_tensor_config=package.qtyping.TensorQuantizationConfig(
+                num_bits=16, dtype=package.qtyping.TensorDataType.FLOAT
+            ),
+            compute_precision=package.qtyping.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        ),
+        algorithm_key=names.AlgorithmName.FLOAT_CASTING,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter and the quantizer write their steps to both standard streams, below Python as well."""
+    saved = {number: os.dup(number) for number in (1, 2)}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    logging.disable(logging.WARNING)
+    try:
+        for number in saved:
+            os.dup2(nowhere, number)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in saved.items():
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nowhere)
+        logging.disable(logging.NOTSET)
+
+
+FORMAT = Format(
+    name="tflite",
+    engine="ai-edge-litert",
+    shapes="static",
+    schemes=SCHEMES,
+    packages=("torch", "transformers", "litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    extra="convert-tflite",
+    plan=plan,
+    export=export,
+    apply=apply,
+    about="TFLite for LiteRT on phones and small boards; lengths are signatures that share their weights",
+)

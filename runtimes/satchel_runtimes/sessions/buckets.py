@@ -1,0 +1,107 @@
+"""Graphs of fixed shapes behind the contract of a session: several lengths, the smallest that fits, pad and slice back.
+
+TFLite signatures and Neuron files are compiled for one shape each. What differs between engines is one callable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+
+from ..errors import UsageError
+from ..manifest import Graph, TensorSpec
+from . import Tensors
+
+__all__ = ["Bucket", "BucketSession"]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One compiled shape: the axes that it fixes, and a call that takes and returns arrays of exactly that shape."""
+
+    axes: Mapping[str, int]
+    call: Callable[[Mapping[str, np.ndarray]], Tensors]
+
+
+class BucketSession:
+    """Serves any length up to the largest bucket, and any batch in slices of the compiled one."""
+
+    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...], close: Callable[[], None]) -> None:
+        self._graph, self._close = graph, close
+        self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
+        self._open = True
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._graph.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self._graph.outputs
+
+    def new_state(self) -> None:
+        return None
+
+    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:
+        if not self._open:
+            raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
+        sizes = self._sizes(tensors)
+        bucket = self._smallest(sizes)
+        compiled, batch = bucket.axes.get("batch", sizes.get("batch", 1)), sizes.get("batch", 1)
+        slices = [self._slice(tensors, bucket, start, compiled) for start in range(0, batch, compiled)]
+        parts = [bucket.call(each) for each in slices]
+        return {spec.name: self._joined(spec, [part[spec.name] for part in parts], sizes) for spec in self.outputs}
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._close()
+
+    def _sizes(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """The dynamic axes of this call, by name."""
+        return {
+            axis: tensors[spec.name].shape[place]
+            for spec in self.inputs
+            for place, axis in enumerate(spec.shape)
+            if isinstance(axis, str)
+        }
+
+    def _smallest(self, sizes: Mapping[str, int]) -> Bucket:
+        for bucket in self._buckets:
+            if all(sizes[axis] <= size for axis, size in bucket.axes.items() if axis in sizes and axis != "batch"):
+                return bucket
+        largest = {axis: size for axis, size in self._buckets[-1].axes.items() if axis != "batch"}
+        raise UsageError(
+            f"Cannot run an input of {', '.join(f'{axis} {sizes[axis]}' for axis in largest)}.",
+            why=f"the graph was compiled for at most {', '.join(f'{axis} {size}' for axis, size in largest.items())}",
+            fix="shorten the input, or convert again with a larger --sequence-length",
+        )
+
+    def _slice(self, tensors: Mapping[str, np.ndarray], bucket: Bucket, start: int, compiled: int) -> Tensors:
+        """Rows `start` and on, padded to the compiled shape with each input's padding value."""
+        made = {}
+        for spec in self.inputs:
+            rows = tensors[spec.name][start : start + compiled]
+            shape = [
+                bucket.axes.get(axis, rows.shape[place]) if isinstance(axis, str) else axis
+                for place, axis in enumerate(spec.shape)
+            ]
+            if rows.shape == tuple(shape) and rows.dtype == spec.dtype:
+                made[spec.name] = rows
+                continue
+            padded = np.full(shape, spec.padding or 0, dtype=spec.dtype)
+            padded[tuple(slice(0, size) for size in rows.shape)] = rows
+            made[spec.name] = padded
+        return made
+
+    def _joined(self, spec: TensorSpec, parts: list[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        wanted = tuple(
+            slice(0, sizes.get(axis, whole.shape[place])) if isinstance(axis, str) else slice(None)
+            for place, axis in enumerate(spec.shape)
+        )
+        result: np.ndarray = whole[wanted]
+        return result
