@@ -23,6 +23,9 @@ _PACKAGES = {
     "transformers": ("converts", "pip install 'satchel[convert]'"),
     "onnx": ("converts to onnx", "pip install 'satchel[convert]'"),
     "onnxscript": ("converts to onnx", "pip install 'satchel[convert]'"),
+    "ai-edge-litert": ("runs tflite bundles", "pip install 'satchel-runtimes[tflite]'"),
+    "litert-torch": ("converts to tflite", "pip install 'satchel[convert-tflite]'"),
+    "ai-edge-quantizer": ("converts to tflite", "pip install 'satchel[convert-tflite]'"),
     "huggingface_hub": ("fetches models", "pip install 'satchel[convert]'"),
 }
 
