@@ -139,7 +139,7 @@ def _joined(first: Mapping[str, Json], second: Mapping[str, Json]) -> Ratio:
 def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """Rows for people: names of the figures, then a column for each run; the first row is the head."""
     lengths = sorted({tokens for run in runs for tokens in run.latency})
-    rows = [("", *(f"{run.bundle} {run.scheme}" for run in runs))]
+    rows = [("", *(f"{run.bundle} {run.format} {run.scheme}" for run in runs))]
     for tokens in lengths:
         rows.append((f"{tokens} tokens, ms", *(_latency_words(run.latency.get(tokens)) for run in runs)))
     listed = [(run.throughput, f"{run.throughput.low:.0f} to {run.throughput.high:.0f}") for run in runs]

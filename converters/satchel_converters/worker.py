@@ -48,7 +48,7 @@ def _run(folder: Path) -> None:
 
     loaded = load_model(job.source, job.tasks[0])
     components = capture(loaded)
-    tell("export", f"{job.plan.format}, opset {job.plan.engine.opset}, float32")
+    tell("export", f"{job.plan.format} in float32 for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.tokenizer, job.source, folder)

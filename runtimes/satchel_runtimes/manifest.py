@@ -94,6 +94,10 @@ class Engine:
     ir: Optional[int] = None
     options: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        opset = f", opset {self.opset}, IR {self.ir}" if self.opset is not None else ""
+        return f"{self.name} {self.version}{opset}"
+
 
 @dataclass(frozen=True)
 class Target:

@@ -56,5 +56,5 @@ def _candidate(candidate: Candidate, prepared: Prepared) -> dict[str, Any]:
         "why": f"size: {verdict.why}" if verdict.status == "refused" else "",
         "size_bytes": size,
         "estimate_ms": estimate(prepared.profile, prepared.source.parameters, plan.scheme, prepared.options.threads),
-        "engine": f"{plan.engine.name} {plan.engine.version}, opset {plan.engine.opset}, IR {plan.engine.ir}",
+        "engine": str(plan.engine),
     }

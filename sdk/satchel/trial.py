@@ -59,7 +59,7 @@ def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, re
         scheme=plan.scheme.name,
         purpose=plan.scheme.purpose,
         toolchain=", ".join(f"{name} {version}" for name, version in versions_of(writer).items()),
-        engine=f"{plan.engine.name} {plan.engine.version}, opset {plan.engine.opset}, IR {plan.engine.ir}",
+        engine=str(plan.engine),
         reference=reference,
         batched=batched,
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),

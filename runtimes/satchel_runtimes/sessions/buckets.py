@@ -92,7 +92,7 @@ class BucketSession:
             if rows.shape == tuple(shape) and rows.dtype == spec.dtype:
                 made[spec.name] = rows
                 continue
-            padded = np.full(shape, spec.padding or 0, dtype=spec.dtype)
+            padded: np.ndarray = np.full(shape, spec.padding or 0, dtype=spec.dtype)
             padded[tuple(slice(0, size) for size in rows.shape)] = rows
             made[spec.name] = padded
         return made

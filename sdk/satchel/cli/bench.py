@@ -59,7 +59,9 @@ def bench(
     head, *rows = rows_of(found)
     table(f"{found[0].machine['processor']}, {found[0].machine['cores']} cores", head, rows)
     for other, comparison in zip(found[1:], comparisons, strict=True):
-        click.echo(f"\n{other.bundle} {other.scheme} against {found[0].bundle} {found[0].scheme}")
+        click.echo(
+            f"\n{other.bundle} {other.format} {other.scheme} against {found[0].bundle} {found[0].format} {found[0].scheme}"
+        )
         for each in comparison:
             ratio = each.ratio
             said = (

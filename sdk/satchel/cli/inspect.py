@@ -32,7 +32,7 @@ def inspect(bundle: Path, json_: bool) -> None:
             "model": f"{source.architecture}, {source.parameters:,} parameters, license {source.license or 'not stated'}",
             "device": target.device,
             "artifact": f"{target.format} {target.scheme}, {size(manifest.measured.size_bytes)}",
-            "engine": f"{engine.name} {engine.version}, opset {engine.opset}, IR {engine.ir}",
+            "engine": str(engine),
             "options": ", ".join(f"{key}={value}" for key, value in engine.options.items()) or "none",
             "made with": ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items()),
             "measured on": manifest.measured.where,
