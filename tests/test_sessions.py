@@ -157,6 +157,13 @@ def test_an_engine_that_is_too_old_is_refused_with_the_install_command(
     assert "99.0" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_bundle_names_the_toolchain_of_its_own_format(name: str, float_bundles: dict[str, Path]) -> None:
+    manifest = json.loads((float_bundles[name] / "bundle.json").read_text())
+
+    assert set(format_of(name).packages) <= set(manifest["toolchain"])
+
+
 def test_lengths_of_a_static_format_share_their_weights(float_bundles: dict[str, Path]) -> None:
     bundle = float_bundles["tflite"]
     manifest = json.loads((bundle / "bundle.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,10 @@ class Format:
     apply: Callable[[Artifact, Plan, Path], Artifact]
     about: str = ""
     notes: tuple[str, ...] = field(default=())
+
+    def versions(self) -> dict[str, str]:
+        """The installed version of each package of the toolchain."""
+        return {name: importlib.metadata.version(name) for name in self.packages}
 
     def scheme(self, name: str) -> Scheme:
         """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""

@@ -122,8 +122,8 @@ def run_worker(job: Job, folder: Path, tell: Tell, cancel: threading.Event | Non
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=_environment()
         )
-    watcher = threading.Thread(target=_stop_when, args=(process, cancel), daemon=True)
-    watcher.start()
+    if cancel is not None:
+        threading.Thread(target=_stop_when, args=(process, cancel), daemon=True).start()
     try:
         assert process.stdout is not None  # PIPE above
         for line in process.stdout:
@@ -162,12 +162,10 @@ def _died(code: int, complaints: Path) -> Exception:
     return RuntimeError(f"the export process failed with status {code}\n{text[-8000:]}")
 
 
-def _stop_when(process: subprocess.Popen[bytes], cancel: threading.Event | None) -> None:
+def _stop_when(process: subprocess.Popen[bytes], cancel: threading.Event) -> None:
     while process.poll() is None:
-        if cancel is not None and cancel.wait(0.05):
+        if cancel.wait(0.05):
             process.kill()
-            return
-        if cancel is None:
             return
 
 

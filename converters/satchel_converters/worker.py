@@ -24,7 +24,7 @@ from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
-from .format import Artifact, format_of
+from .format import Artifact, Format, format_of
 from .samples import golden_items
 from .source import SourceModel
 from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, read_job
@@ -61,7 +61,7 @@ def _run(folder: Path) -> None:
     (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(tasks, items, answers, keep=_KEEP)))
     (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(tasks, items, answers)))
     (folder / INPUTS).write_text(inputs_to_json(items))
-    _write_stage(folder, twin, entries, processors)
+    _write_stage(folder, chosen, twin, entries, processors)
 
 
 def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
@@ -88,14 +88,16 @@ def _save_processors(tokenizer: Any, source: SourceModel, folder: Path) -> list[
     return [name for name in _PROCESSORS if (folder / name).is_file()]
 
 
-def _write_stage(folder: Path, twin: Artifact, entries: Sequence[TaskEntry], processors: Sequence[str]) -> None:
-    packages = ("torch", "transformers", "tokenizers", "numpy", *format_of("onnx").packages)
+def _write_stage(
+    folder: Path, writer: Format, twin: Artifact, entries: Sequence[TaskEntry], processors: Sequence[str]
+) -> None:
+    shared = {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy")}
     raw = {
         "graphs": [to_plain(graph) for graph in twin.graphs],
         "entries": [to_plain(entry) for entry in entries],
         "files": twin.files,
         "processors": processors,
-        "toolchain": {name: importlib.metadata.version(name) for name in sorted(set(packages))},
+        "toolchain": dict(sorted({**writer.versions(), **shared}.items())),
     }
     (folder / STAGE).write_text(json.dumps(raw))
 

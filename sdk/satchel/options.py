@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -177,10 +176,6 @@ def _missing(writer: Format) -> ToolchainError | None:
                 fix=f"pip install 'satchel[{writer.extra}]'",
             )
     return None
-
-
-def versions_of(writer: Format) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in writer.packages}
 
 
 def _not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:

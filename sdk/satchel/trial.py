@@ -23,7 +23,7 @@ from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.sessions import Session, Tensors
 
 from .gates import Evidence
-from .options import Prepared, versions_of
+from .options import Prepared
 from .pack import pack_twin, write_artifact_answers
 from .progress import Reporter
 
@@ -58,7 +58,7 @@ def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, re
         device=profile.name,
         scheme=plan.scheme.name,
         purpose=plan.scheme.purpose,
-        toolchain=", ".join(f"{name} {version}" for name, version in versions_of(writer).items()),
+        toolchain=", ".join(f"{name} {version}" for name, version in writer.versions().items()),
         engine=str(plan.engine),
         reference=reference,
         batched=batched,

@@ -29,10 +29,9 @@ class Bucket:
 class BucketSession:
     """Serves any length up to the largest bucket, and any batch in slices of the compiled one."""
 
-    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...], close: Callable[[], None]) -> None:
-        self._graph, self._close = graph, close
+    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...]) -> None:
+        self._graph = graph
         self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
-        self._open = True
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -46,7 +45,7 @@ class BucketSession:
         return None
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:
-        if not self._open:
+        if not self._buckets:
             raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
         sizes = self._sizes(tensors)
         bucket = self._smallest(sizes)
@@ -56,9 +55,7 @@ class BucketSession:
         return {spec.name: self._joined(spec, [part[spec.name] for part in parts], sizes) for spec in self.outputs}
 
     def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._close()
+        self._buckets = []  # the calls hold the engine, and nothing else does
 
     def _sizes(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The dynamic axes of this call, by name."""

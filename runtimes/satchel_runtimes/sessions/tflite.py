@@ -63,7 +63,7 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[in
                 fix="convert the model again",
             )
         buckets.append(Bucket(graph.bind, _call(interpreter.get_signature_runner(graph.entry), lock)))
-    return BucketSession(graphs[0], tuple(buckets), lambda: None)
+    return BucketSession(graphs[0], tuple(buckets))
 
 
 def _start(bundle: Bundle, file: str) -> bytes:
