@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satchel_benchmarks.bench import Run, Throughput, bench, bench_together, compare, table
+from satchel_benchmarks.bench import Run, Throughput, bench, compare, table
 from satchel_runtimes import load
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.measure import (
@@ -150,9 +150,10 @@ def test_the_machine_and_the_peak_are_told() -> None:
 
 @pytest.fixture(scope="module")
 def run(minilm_bundle: Path) -> Run:
-    return bench(
+    (found,) = bench(
         minilm_bundle, threads=1, lengths=(16, 64, 100_000), max_seconds=0.2, max_runs=12, warmup=1, cold_starts=1
     )
+    return found
 
 
 def test_a_run_tells_what_was_measured_and_what_it_must_be_read_with(run: Run, minilm_bundle: Path) -> None:
@@ -175,14 +176,14 @@ def test_a_run_tells_what_was_measured_and_what_it_must_be_read_with(run: Run, m
 
 
 def test_the_inputs_have_the_length_that_was_asked_for(minilm_bundle: Path) -> None:
-    found = bench(minilm_bundle, lengths=(3, 7, 33, 256), max_seconds=0, max_runs=1, warmup=0, cold_starts=0)
+    (found,) = bench(minilm_bundle, lengths=(3, 7, 33, 256), max_seconds=0, max_runs=1, warmup=0, cold_starts=0)
 
     assert set(found.latency) == {3, 7, 33, 256}
     assert found.cold is None
 
 
 def test_a_bundle_is_measured_where_every_length_is_beyond_it(minilm_bundle: Path) -> None:
-    found = bench(minilm_bundle, lengths=(5000,), max_seconds=0, max_runs=1, warmup=0, cold_starts=0)
+    (found,) = bench(minilm_bundle, lengths=(5000,), max_seconds=0, max_runs=1, warmup=0, cold_starts=0)
 
     assert found.latency == {}
     assert found.throughput.n == 1
@@ -216,7 +217,7 @@ def test_measuring_nothing_is_refused(minilm_bundle: Path, wrong: dict[str, Any]
 
 
 def test_bundles_measured_in_turn_are_compared_pair_by_pair(minilm_bundle: Path) -> None:
-    one, other = bench_together([minilm_bundle, minilm_bundle], lengths=(16,), max_runs=10, cold_starts=0)
+    one, other = bench(minilm_bundle, minilm_bundle, lengths=(16,), max_runs=10, cold_starts=0)
 
     (found,) = compare(one, other)
 

@@ -399,7 +399,9 @@ def test_a_twin_shares_no_file_with_its_stage(tiny: Path, finished: tuple[Stage,
     stage, _ = finished
     prepared = prepare(Options(str(tiny), "raspberry-pi-5", out=tmp_path / "out.satchel"))
 
-    pack_twin(prepared, stage, tmp_path)
+    plan = next(each.plan for each in prepared.candidates if each.plan)
+
+    pack_twin(prepared, stage, plan, tmp_path)
 
     # onnx refuses weights that have a second name, so a link would stop whoever reads the stage next.
     assert {name: (stage.folder / name).stat().st_nlink for name in stage.twin.files} == dict.fromkeys(

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from satchel_runtimes.tasks import Task
 
 from .run import Cold, Comparison, Json, Run, Throughput, compare, table
 
-__all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "bench_together", "compare", "table"]
+__all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "compare", "table"]
 
 _LIST = 32  # inputs in the list that throughput is measured with
 _SETTLE = 8  # uncounted runs of a bundle after another's, until the processor's caches are its own again
@@ -39,46 +40,10 @@ _SENTENCE = "the small red car went over the old bridge and then down to the riv
 
 
 def bench(
-    bundle: Path,
-    *,
+    *bundles: Path,
     threads: int | None = None,
-    lengths: Sequence[int] = (16, 64, 128),
-    max_seconds: float = 2.0,
-    max_runs: int = 500,
-    warmup: int = 5,
-    cold_starts: int = 5,
-    on_step: Callable[[str], None] | None = None,
-) -> Run:
-    """Measure a bundle here.
-
-    Args:
-        bundle: its folder, or the same as an uncompressed zip.
-        threads: of the engine; what the bundle prefers by default.
-        lengths: tokens of the inputs, special tokens included. Those beyond what the model takes are left out.
-        max_seconds, max_runs: each length stops at the first of these two, after ten runs at least.
-        warmup: runs before each length that are not counted.
-        cold_starts: fresh processes to start, after one that is not counted; none with 0.
-        on_step: told in words what is being measured.
-
-    Raises:
-        SatchelError: the bundle cannot be loaded, or does not start in a fresh process.
-    """
-    return bench_together(
-        [bundle],
-        threads=threads,
-        lengths=lengths,
-        max_seconds=max_seconds,
-        max_runs=max_runs,
-        warmup=warmup,
-        cold_starts=cold_starts,
-        on_step=on_step,
-    )[0]
-
-
-def bench_together(
-    bundles: Sequence[Path],
-    *,
-    threads: int | None = None,
+    trust: bool = False,
+    delegate: str | None = None,
     lengths: Sequence[int] = (16, 64, 128),
     max_seconds: float = 2.0,
     max_runs: int = 500,
@@ -86,7 +51,21 @@ def bench_together(
     cold_starts: int = 5,
     on_step: Callable[[str], None] | None = None,
 ) -> tuple[Run, ...]:
-    """`bench` for several bundles, each call in turn with those of the others; `max_seconds` is shared by them."""
+    """Measure bundles here; of several, each call in turn with those of the others.
+
+    Args:
+        bundles: folders, or the same as uncompressed zips.
+        threads: of the engine; what the bundle prefers by default.
+        trust, delegate: as in `load`.
+        lengths: tokens of the inputs, special tokens included. Those beyond what the model takes are left out.
+        max_seconds, max_runs: each length stops at the first of these two, after ten runs at least; all share it.
+        warmup: runs before each length that are not counted.
+        cold_starts: fresh processes to start, after one that is not counted; none with 0.
+        on_step: told in words what is being measured.
+
+    Raises:
+        SatchelError: a bundle cannot be loaded, or does not start in a fresh process.
+    """
     if not lengths or min(lengths) < 1 or max_runs < 1:
         raise UsageError(
             "Cannot measure nothing.", why=f"lengths are {list(lengths)}, runs {max_runs}", fix="give numbers above 0"
@@ -94,9 +73,10 @@ def bench_together(
     tell = on_step or (lambda words: None)
     before, together = _load(), uuid.uuid4().hex
     tell("cold start in a fresh process")
-    cold = _cold(bundles, threads, cold_starts)
+    options: dict[str, Any] = {"threads": threads, "trust": trust, "delegate": delegate}  # of load
+    cold = _cold(bundles, options, cold_starts)
     with ExitStack() as stack:
-        loaded = [stack.enter_context(load(bundle, threads=threads, verify="once")) for bundle in bundles]
+        loaded = [stack.enter_context(load(bundle, **options, verify="once")) for bundle in bundles]
         samples: list[dict[int, np.ndarray]] = [{} for _ in loaded]
         inputs: list[list[GoldenItem]] = [[] for _ in loaded]
         for tokens in sorted(set(lengths)):
@@ -120,14 +100,13 @@ def bench_together(
         listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
         after = _load()
         return tuple(
-            _run(predictor, threads, samples[place], listed[str(place)], cold[place], before, after, together)
+            _run(predictor, samples[place], listed[str(place)], cold[place], before, after, together)
             for place, predictor in enumerate(loaded)
         )
 
 
 def _run(
     predictor: Predictor,
-    threads: int | None,
     samples: Mapping[int, np.ndarray],
     listed: np.ndarray,
     cold: Cold | None,
@@ -139,15 +118,15 @@ def _run(
     target, task = manifest.target, predictor.tasks[0]
     low, high = median_interval(_LIST / listed)
     about = {key: value for key, value in machine().items() if key != "load_average"}
-    found = _version(target.engine.name)
+    used = next(iter(predictor.graphs.values())).used
     return Run(
         bundle=manifest.name,
         device=target.device,
         format=target.format,
         scheme=target.scheme,
-        engine=f"{target.engine.name} {found or 'of unknown version'}",
+        engine=str(used["engine"]) + (f" with {used['delegate']}" if used["delegate"] else ""),
         task=task,
-        threads=threads or target.threads,
+        threads=used["threads"],  # type: ignore[arg-type]  # an int or None
         latency={tokens: summarize(seconds) for tokens, seconds in samples.items()},
         throughput=Throughput(
             _LIST, predictor.open_task(task).batch_size, float(np.median(_LIST / listed)), low, high, len(listed)
@@ -160,7 +139,7 @@ def _run(
         versions={
             "satchel": manifest.toolchain.get("satchel"),
             "satchel-runtimes": satchel_runtimes.__version__,
-            target.engine.name: found,
+            target.engine.name: str(used["engine"]).rpartition(" ")[2],
             "numpy": np.__version__,
             "tokenizers": _version("tokenizers"),
             "python": platform.python_version(),
@@ -218,12 +197,12 @@ def _tokens_of(task: Task, item: GoldenItem) -> int:
     return max(row.length for row in task.encode(item.input, task.check_options(item.options)))
 
 
-def _cold(bundles: Sequence[Path], threads: int | None, starts: int) -> list[Cold | None]:
+def _cold(bundles: Sequence[Path], options: Mapping[str, object], starts: int) -> list[Cold | None]:
     figures: list[list[dict[str, float]]] = [[] for _ in bundles]
     for turn in range(starts + 1 if starts else 0):
         for place, bundle in enumerate(bundles):
             begun = time.perf_counter()
-            found = start_cold(bundle, threads=threads).result()
+            found = start_cold(bundle, **options).result()
             if turn:  # the first one hashes the files and brings them into the system's cache
                 figures[place].append({**found, "process_s": time.perf_counter() - begun})
     return [_cold_of(each) if each else None for each in figures]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from satchel_runtimes.errors import SupportError, unknown_name
 from satchel_runtimes.manifest import Engine, Graph
@@ -15,7 +18,7 @@ from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
 
-__all__ = ["Artifact", "Format", "Plan", "Scheme", "format_of", "list_formats"]
+__all__ = ["Artifact", "Calibration", "Format", "Plan", "Scheme", "copy_twin", "format_of", "list_formats"]
 
 # A new format is one file here, and this line.
 _MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
@@ -26,7 +29,8 @@ class Scheme:
     """A way to store and compute the weights.
 
     `purpose` is what it is for: "reference", "speed" or "size"; a scheme for speed is refused where it is slower than
-    its float twin. `engine` bounds the engine versions that have its kernels.
+    its float twin. `engine` bounds the engine versions that have its kernels. One that is `traced` is made by the
+    format's `export`, before or while the graph is written; every other by its `apply`, from the float32 twin.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Scheme:
     bytes_per_weight: float
     engine: str
     about: str
+    traced: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,17 @@ class Artifact:
     files: tuple[str, ...]
 
 
+# Samples to calibrate on, encoded as the device will encode them: of a component's name, its inputs at batch 1.
+Calibration = Callable[[str], Iterable[Mapping[str, np.ndarray]]]
+
+
 @dataclass(frozen=True)
 class Format:
     """One target format.
 
-    `export` writes the components in float32, the twin of every scheme and the stage that is cached; `apply` makes a
-    scheme from that. A format whose toolchain quantizes before the trace does its work in `export`.
+    `export` runs where torch is and its result is the stage that is cached: the components in float32, the twin of
+    every scheme, or in a scheme that is `traced`. `apply` puts the files of a scheme into the bundle: made from the
+    twin, or copied where `export` has made them.
     """
 
     name: str
@@ -72,7 +82,7 @@ class Format:
     extra: str
     plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
-    apply: Callable[[Artifact, Plan, Path], Artifact]
+    apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
     about: str = ""
     notes: tuple[str, ...] = field(default=())
 
@@ -92,6 +102,13 @@ class Format:
                 fix="choose one of these, or another format",
             )
         raise unknown_name("scheme", name, sorted(everywhere))
+
+
+def copy_twin(twin: Artifact, out: Path) -> Artifact:
+    """The `apply` of a scheme that `export` has made already."""
+    for file in twin.files:
+        shutil.copyfile(twin.folder / file, out / file)
+    return Artifact(out, twin.graphs, twin.files)
 
 
 def list_formats() -> tuple[str, ...]:

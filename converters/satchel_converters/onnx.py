@@ -22,7 +22,7 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
-from .format import Artifact, Format, Plan, Scheme, engine_has, oldest
+from .format import Artifact, Calibration, Format, Plan, Scheme, engine_has, oldest
 from .onnx_export import export_component
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _BLOCK = 128  # weights that share a scale in int8-weights; onnxruntime has kern
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("fp32", "reference", 4.0, ">=1.14", "float32 as it was trained"),
+        Scheme("fp32", "reference", 4.0, ">=1.14", "float32 as it was trained", traced=True),
         Scheme("fp16", "size", 2.0, ">=1.14", "half the size; CPUs compute it as float32"),
         Scheme("int8-dynamic", "speed", 1.0, ">=1.14", "int8 weights per channel, activations quantized on the fly"),
         Scheme("int8-weights", "size", 1.05, ">=1.22", "int8 weights in blocks, float activations"),
@@ -106,7 +106,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     return Artifact(out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name))
 
 
-def apply(twin: Artifact, plan: Plan, out: Path) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
     """Make a scheme of the exported float32 graphs, each in one file."""
     onnx = need("onnx", extra="convert", to="write ONNX", of="satchel")
     graphs: list[Graph] = []

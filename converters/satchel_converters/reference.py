@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,26 +11,16 @@ import torch
 
 from satchel_runtimes.errors import ParityError
 from satchel_runtimes.golden import GoldenItem, run_items
-from satchel_runtimes.manifest import TaskEntry, TensorSpec
+from satchel_runtimes.manifest import TensorSpec
 from satchel_runtimes.sessions import Tensors
-from satchel_runtimes.tasks import Task, task_class
+from satchel_runtimes.tasks import Task
 
 from .component import Component, specs
 
 if TYPE_CHECKING:
     from .capture import Loaded
 
-__all__ = ["ModelFolder", "open_tasks", "reference_answers"]
-
-
-@dataclass(frozen=True)
-class ModelFolder:
-    """The processors of a model that is being converted, as a task reads them."""
-
-    path: Path
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+__all__ = ["reference_answers"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +39,10 @@ class _TorchSession:
     def outputs(self) -> tuple[TensorSpec, ...]:
         return specs(self.component.outputs)
 
+    @property
+    def used(self) -> Mapping[str, str | int | None]:
+        return {"engine": f"torch {torch.__version__}", "threads": torch.get_num_threads(), "delegate": None}
+
     def new_state(self) -> None:
         return None
 
@@ -60,10 +53,6 @@ class _TorchSession:
 
     def close(self) -> None:
         pass
-
-
-def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
-    return {entry.name: task_class(entry.name)(entry, ModelFolder(folder)) for entry in entries}
 
 
 def reference_answers(

@@ -1,31 +1,34 @@
 """The cached stage between a model and its schemes, and the worker process that makes it.
 
-A stage is a folder: the float32 graphs, the processors, and what the reference said to every golden sample. It is made in
+A stage is a folder: the exported graphs, the processors, and what the reference said to every golden sample. It is made in
 a process of its own, so torch's memory is gone before weights are quantized, and it can be stopped at any moment.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from satchel_runtimes import errors
 from satchel_runtimes.errors import Cancelled, SatchelError
 from satchel_runtimes.golden import GoldenItem
-from satchel_runtimes.manifest import Engine, Graph, TaskEntry, from_plain
+from satchel_runtimes.manifest import Graph, TaskEntry, from_plain, to_plain
+from satchel_runtimes.tasks import Task, task_class
 
-from .format import Artifact, Plan, Scheme
+from .format import Artifact, Calibration, Plan
 from .source import SourceModel
 
-__all__ = ["Job", "Stage", "read_job", "read_stage", "run_worker"]
+__all__ = ["Job", "Stage", "open_tasks", "read_job", "read_stage", "run_worker"]
 
 JOB, STAGE, ERROR = "job.json", "stage.json", "error.json"
 REFERENCE_FULL, REFERENCE_GOLDEN, INPUTS = "reference.safetensors", "reference-golden.safetensors", "inputs.json"
@@ -37,7 +40,7 @@ class Job:
 
     source: SourceModel
     tasks: tuple[str, ...]
-    plan: Plan  # of the format's reference scheme
+    plan: Plan  # of the format's fp32, or of a scheme that its export makes
     max_length: int | None = None
 
 
@@ -55,6 +58,33 @@ class Stage:
     def folder(self) -> Path:
         return self.twin.folder
 
+    def calibration(self, samples: Sequence[Any]) -> Calibration:  # Any: what the main task takes
+        """Samples encoded by the main task, as a device will encode them, each row for itself."""
+        task = open_tasks(self.entries, self.folder)[self.entries[0].name]
+
+        def of(component: str) -> Iterator[Mapping[str, np.ndarray]]:
+            if component == task.component:
+                for sample in samples:
+                    for row in task.encode(sample, task.options):
+                        yield {name: value[None] for name, value in row.tensors.items()}
+
+        return of
+
+
+@dataclass(frozen=True)
+class _ModelFolder:
+    """The processors of a model that is being converted, as a task reads them."""
+
+    path: Path
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+
+def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
+    """The tasks of a model whose processors lie in `folder`."""
+    return {entry.name: task_class(entry.name)(entry, _ModelFolder(folder)) for entry in entries}
+
 
 def _write_job(job: Job, folder: Path) -> None:
     source = {
@@ -63,7 +93,7 @@ def _write_job(job: Job, folder: Path) -> None:
         "revision": job.source.revision,
         "trust_remote_code": job.source.trust_remote_code,
     }
-    plan = dataclasses.asdict(job.plan)
+    plan = to_plain(job.plan)
     text = json.dumps({"source": source, "tasks": job.tasks, "plan": plan, "max_length": job.max_length})
     (folder / JOB).write_text(text)
 
@@ -90,19 +120,7 @@ def read_job(folder: Path) -> Job:
         raw["source"]["revision"],
         raw["source"]["trust_remote_code"],
     )
-    plan = raw["plan"]
-    return Job(
-        source,
-        tuple(raw["tasks"]),
-        Plan(
-            plan["format"],
-            Scheme(**plan["scheme"]),
-            Engine(**plan["engine"]),
-            tuple(plan["buckets"]),
-            plan["int8_weights"],
-        ),
-        raw["max_length"],
-    )
+    return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"])
 
 
 Tell = Callable[[str, str, int, int], None]  # stage, message, step, total

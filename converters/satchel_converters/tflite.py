@@ -22,7 +22,7 @@ from satchel_runtimes.manifest import Engine, Graph, TensorSpec
 from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, specs
-from .format import Artifact, Format, Plan, Scheme, engine_has, oldest
+from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
 from .shapes import difference, resized
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _TO = "convert to TFLite"
 SCHEMES = {
     scheme.name: scheme
     for scheme in (
-        Scheme("fp32", "reference", 4.0, ">=1.0", "float32 as it was trained"),
+        Scheme("fp32", "reference", 4.0, ">=1.0", "float32 as it was trained", traced=True),
         Scheme("fp16", "size", 2.0, ">=1.0", "float16 weights, computed as float32"),
         Scheme("int8-dynamic", "speed", 1.02, ">=1.0", "int8 weights per channel, activations quantized on the fly"),
         Scheme("int8-weights", "size", 1.02, ">=1.0", "int8 weights per channel, float activations"),
@@ -84,9 +84,9 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
         )
     engine: Any = litert or old  # one of them is there
     # A device may have both engines; the bundle says whether the old one may run it.
-    also = {"also": "tflite-runtime"} if scheme.name in _OLD_RUNTIME_COMPUTES else {}
+    also = ("tflite-runtime",) if scheme.name in _OLD_RUNTIME_COMPUTES else ()
     needs = ".".join(str(part) for part in oldest(engine.version))
-    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", options=also), buckets=profile.sequence_buckets)
+    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", also=also), buckets=profile.sequence_buckets)
 
 
 def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
@@ -198,12 +198,11 @@ def _check(component: Component, file: Path, length: int) -> float:
     return difference(component, call, ((1, length),), padded=True)
 
 
-def apply(twin: Artifact, plan: Plan, out: Path) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
     """Quantize the float32 file; every signature keeps sharing its weights."""
+    if plan.scheme.name == "fp32":
+        return copy_twin(twin, out)
     for file in twin.files:
-        if plan.scheme.name == "fp32":
-            (out / file).write_bytes((twin.folder / file).read_bytes())
-            continue
         package = need("ai_edge_quantizer", extra="convert-tflite", to="quantize TFLite", of="satchel")
         with _quiet():
             quantizer = package.quantizer.Quantizer(str(twin.folder / file))

@@ -1,4 +1,4 @@
-"""The stage that needs torch, in a process of its own: load, capture, export in float32, and ask the reference.
+"""The stage that needs torch, in a process of its own: load, capture, export, and ask the reference.
 
     python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
 
@@ -27,7 +27,7 @@ from satchel_runtimes.tasks.task import ModelFacts
 from .format import Artifact, Format, format_of
 from .samples import golden_items
 from .source import SourceModel
-from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, read_job
+from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
 _PROCESSORS = (
@@ -44,11 +44,11 @@ def _run(folder: Path) -> None:
     weights = sum(file.stat().st_size for file in job.source.weights)
     tell("load", f"{job.source.name}, {job.source.parameters:,} parameters, {weights / 2**20:.1f} MiB")
     from .capture import capture, load_model  # torch, which nothing above needs
-    from .reference import open_tasks, reference_answers
+    from .reference import reference_answers
 
     loaded = load_model(job.source, job.tasks[0])
     components = capture(loaded)
-    tell("export", f"{job.plan.format} in float32 for {job.plan.engine}")
+    tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.tokenizer, job.source, folder)

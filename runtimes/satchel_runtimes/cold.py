@@ -1,6 +1,6 @@
 """A fresh process from nothing to its first answer: what a device pays after a restart.
 
-    python -m satchel_runtimes.cold BUNDLE [THREADS]
+    python -m satchel_runtimes.cold BUNDLE [OPTIONS OF load AS JSON]
 
 Prints a JSON object: seconds to import, to load and to the first answer, and the peak memory of the process.
 """
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.golden import read_items
@@ -26,9 +26,9 @@ from satchel_runtimes.predictor import load
 __all__ = ["start_cold"]
 
 
-def start_cold(bundle: Path, *, threads: Optional[int] = None, allow_failed: bool = False) -> Cold:
-    """Start a fresh process that loads the bundle and answers its first golden sample."""
-    command = [sys.executable, "-m", "satchel_runtimes.cold", str(bundle), str(threads or 0), str(int(allow_failed))]
+def start_cold(bundle: Path, **options: Any) -> Cold:
+    """Start a fresh process that loads the bundle, with options of `load`, and answers its first golden sample."""
+    command = [sys.executable, "-m", "satchel_runtimes.cold", str(bundle), json.dumps(options)]
     paths = os.pathsep.join(each for each in sys.path if each)
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
@@ -59,9 +59,9 @@ class Cold:
         return found
 
 
-def _main(path: str, threads: int, allow_failed: bool) -> None:
+def _main(path: str, options: dict[str, Any]) -> None:
     imported = time.perf_counter()
-    predictor = load(path, threads=threads or None, verify="once", allow_failed=allow_failed)
+    predictor = load(path, **{"verify": "once", **options})
     loaded = time.perf_counter()
     item = read_items(predictor.bundle)[0]
     before = time.perf_counter()
@@ -79,7 +79,7 @@ def _main(path: str, threads: int, allow_failed: bool) -> None:
 
 if __name__ == "__main__":
     try:
-        _main(sys.argv[1], int(sys.argv[2]), bool(int(sys.argv[3])))
+        _main(sys.argv[1], json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
     except SatchelError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

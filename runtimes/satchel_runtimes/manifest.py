@@ -93,6 +93,7 @@ class Engine:
     opset: Optional[int] = None
     ir: Optional[int] = None
     options: dict[str, str] = field(default_factory=dict)
+    also: tuple[str, ...] = ()  # other engines that compute these graphs alike, whatever their version
 
     def __str__(self) -> str:
         opset = f", opset {self.opset}, IR {self.ir}" if self.opset is not None else ""

@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 from .bundle import Bundle, open_bundle
 from .errors import UsageError
 from .manifest import Manifest, TaskEntry
-from .sessions import Session, open_session
+from .sessions import Session, SessionOptions, open_session
 from .tasks import Task, task_class
 
 __all__ = ["Predictor", "load"]
@@ -22,6 +22,8 @@ def load(
     task: Optional[str] = None,
     threads: Optional[int] = None,
     verify: str = "always",
+    trust: bool = False,
+    delegate: Optional[str] = None,
     allow_failed: bool = False,
 ) -> Predictor:
     """Open a bundle for prediction; every file is checked before it is loaded.
@@ -31,22 +33,24 @@ def load(
         task: which of the bundle's tasks `predict` serves; the first by default.
         threads: intra-op threads of the engine; None takes the device profile's preference from the bundle.
         verify: "always" hashes every file; "once" skips files that an earlier process hashed and that have not changed.
+        trust: load a format whose files are code, as TorchScript is; only for bundles from a source that you trust.
+        delegate: an accelerator of the engine, by name or by the path of its library; `Session.used` says what runs.
         allow_failed: open a bundle that its gates refused and `--keep-failed` kept.
 
     Raises:
-        UsageError: no bundle at `path`, or it does not serve `task`.
-        IntegrityError: the bundle is damaged, altered, or of another schema.
+        UsageError: no bundle at `path`, it does not serve `task`, or its engine has no such delegate.
+        IntegrityError: the bundle is damaged, altered, of another schema, or code that `trust` does not allow.
         ToolchainError: a package that the bundle needs is missing or too old.
         SupportError: the engine here cannot run the bundle's graphs.
     """
     bundle = open_bundle(path, verify=verify, allow_failed=allow_failed)
-    return Predictor(bundle, task=task, threads=threads)
+    return Predictor(bundle, task=task, options=SessionOptions(threads, trust, delegate))
 
 
 class Predictor:
     """A loaded bundle. `predict` may be called from several threads; results belong to the caller."""
 
-    def __init__(self, bundle: Bundle, *, task: Optional[str] = None, threads: Optional[int] = None) -> None:
+    def __init__(self, bundle: Bundle, *, task: Optional[str] = None, options: Optional[SessionOptions] = None) -> None:
         self.bundle = bundle
         self._lock = threading.Lock()
         self._tasks: dict[str, Task] = {}
@@ -54,7 +58,9 @@ class Predictor:
         self._graphs: dict[str, Session] = {}
         opened = self.open_task(self._default)  # a missing tokenizer shows before the graph is loaded
         for component in dict.fromkeys(graph.component for graph in self.manifest.graphs):
-            self._graphs[component] = open_session(bundle, self.manifest.graphs_of(component), threads=threads)
+            self._graphs[component] = open_session(
+                bundle, self.manifest.graphs_of(component), options or SessionOptions()
+            )
         self._task: Optional[Task] = opened
 
     @property

@@ -12,26 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import satchel_runtimes
-from satchel_converters.format import Plan, format_of
-from satchel_converters.stage import Job, Stage
-from satchel_runtimes.errors import (
-    Cancelled,
-    IntegrityError,
-    ParityError,
-    SatchelError,
-    SupportError,
-    ToolchainError,
-    UsageError,
-)
+from satchel_runtimes.errors import Cancelled, SatchelError, ToolchainError, UsageError
 
-from .gates import Budget, Evidence, first_refusal, judge_all
-from .options import Candidate, Options, Prepared, names_of, prepare
-from .pack import pack, seal
+from .attempt import Stages, attempt, stopped
+from .options import Options, Prepared, names_of, prepare
+from .pack import seal
 from .progress import Callback, Reporter
 from .publish import Target
 from .report import Outcome, write_report
-from .stage_cache import stage_for
-from .trial import try_candidate
 
 __all__ = ["convert", "run"]
 
@@ -152,17 +140,17 @@ def run(
             target.publish()
     except SatchelError as error:
         if not outcomes:
-            outcomes.append(_stopped(options, error))
+            outcomes.append(stopped(options, error))
         # A mistyped option is no news about the bundle whose report may lie there.
         if not isinstance(error, UsageError) or options.report is not None:
             report(error=error)
         raise
     except KeyboardInterrupt:
-        stopped = Cancelled(
+        interrupted = Cancelled(
             "The conversion was interrupted.", why="Ctrl-C", fix="run it again; finished stages are kept"
         )
-        report(error=stopped)
-        raise stopped from None
+        report(error=interrupted)
+        raise interrupted from None
     except OSError as error:
         problem = _disk_problem(error, out)
         report(error=problem)
@@ -171,13 +159,13 @@ def run(
 
 
 def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Outcome:
-    stages: dict[str, Stage] = {}
+    stages = Stages(prepared, reporter)
     refusals: list[SatchelError] = []
     for candidate in prepared.candidates:
         if candidate.plan is not None:  # otherwise --keep-failed keeps what the one before left
             shutil.rmtree(target.folder)
             target.folder.mkdir()
-        outcome = _attempt(prepared, candidate, stages, target.folder, reporter)
+        outcome = attempt(prepared, candidate, stages, target.folder, reporter)
         outcomes.append(outcome)
         if outcome.refusal is None:
             return outcome
@@ -200,47 +188,6 @@ def _keep(out: Path, target: Target, reporter: Reporter) -> None:
     reporter.tell("keep", f"{beside}, refused")
     shutil.rmtree(beside, ignore_errors=True)
     os.rename(target.folder, beside)
-
-
-def _attempt(
-    prepared: Prepared, candidate: Candidate, stages: dict[str, Stage], folder: Path, reporter: Reporter
-) -> Outcome:
-    if candidate.plan is None:
-        assert candidate.problem is not None  # a candidate has a plan or a problem
-        return _stopped(prepared.options, candidate.problem, candidate)
-    if candidate.format not in stages:
-        stages[candidate.format] = _stage(prepared, candidate.plan, reporter)
-    stage = stages[candidate.format]
-    reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
-    try:
-        artifact = format_of(candidate.format).apply(stage.twin, candidate.plan, folder)
-        weights = sum((folder / name).stat().st_size for name in artifact.files)
-        reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")
-        pack(prepared, stage, artifact, candidate.plan, folder)
-        evidence = try_candidate(prepared, stage, candidate.plan, folder, reporter)
-    except (SupportError, IntegrityError, ParityError) as problem:
-        return _stopped(prepared.options, problem, candidate)
-    verdicts = judge_all(evidence, prepared.budget)
-    what = f"{prepared.source.name} in {candidate.format} {candidate.scheme} for {prepared.profile.name}"
-    refusal = first_refusal(verdicts, what)
-    seal(folder, verdicts=verdicts, evidence=evidence)
-    return Outcome(candidate.format, candidate.scheme, verdicts, refusal, evidence)
-
-
-def _stopped(options: Options, error: SatchelError, candidate: Candidate | None = None) -> Outcome:
-    """What the gates say of a conversion that ended before there was anything to measure."""
-    format = candidate.format if candidate else options.format or ""
-    scheme = candidate.scheme if candidate else options.quantize or ""
-    evidence = Evidence(options.device, scheme, "", problem=error)
-    return Outcome(format, scheme, judge_all(evidence, Budget()), error)
-
-
-def _stage(prepared: Prepared, plan: Plan, reporter: Reporter) -> Stage:
-    writer = format_of(plan.format)
-    reference = dataclasses.replace(plan, scheme=writer.schemes["fp32"])
-    job = Job(prepared.source, prepared.tasks, reference, prepared.options.sequence_length)
-    stage, _ = stage_for(job, reporter.tell, reporter.cancel, use_cache=prepared.options.cache)
-    return stage
 
 
 def _disk_problem(error: OSError, out: Path) -> SatchelError:

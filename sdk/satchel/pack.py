@@ -40,7 +40,7 @@ def pack(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, folde
     return manifest
 
 
-def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
+def pack_twin(prepared: Prepared, stage: Stage, plan: Plan, folder: Path) -> Manifest:
     """The float twin as a bundle of its own, for a comparison."""
     for name in (*stage.twin.files, *stage.processors):
         # A copy, not a hard link: onnx refuses weights with two names, to this stage's next reader and after a kill for ever.
@@ -48,7 +48,6 @@ def pack_twin(prepared: Prepared, stage: Stage, folder: Path) -> Manifest:
     (folder / "golden").mkdir()
     for name in (_GOLDEN.inputs, _GOLDEN.reference, _GOLDEN.artifact):
         (folder / name).write_bytes(b"[]")
-    plan = next(each.plan for each in prepared.candidates if each.plan is not None)
     scheme = format_of(plan.format).schemes["fp32"]
     twin_plan = dataclasses.replace(plan, scheme=scheme, engine=dataclasses.replace(plan.engine, options={}))
     manifest = _manifest(prepared, stage, stage.twin, twin_plan, folder)

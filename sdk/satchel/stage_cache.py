@@ -89,6 +89,7 @@ def _key(job: Job) -> str:
         "trust": job.source.trust_remote_code,
         "tasks": job.tasks,
         "format": job.plan.format,
+        "scheme": job.plan.scheme.name,
         "opset": job.plan.engine.opset,
         "ir": job.plan.engine.ir,
         "buckets": job.plan.buckets,

@@ -35,14 +35,16 @@ _KINDS = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "a
 _MEASURE_SECONDS = 0.5  # per length; ten rounds at least, and the interval that they leave decides
 
 
-def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, reporter: Reporter) -> Evidence:
-    """All evidence about the bundle staged in `folder`."""
+def try_candidate(
+    prepared: Prepared, stage: Stage, twin: Callable[[], Stage], plan: Plan, folder: Path, reporter: Reporter
+) -> Evidence:
+    """All evidence about the bundle staged in `folder`. It was made here, so a format that is code is trusted."""
     profile = prepared.profile
     writer = format_of(plan.format)
     absolute, comparable = stands_for(profile)
     reporter.tell("verify", f"{len(stage.items)} golden samples, alone and in batches", total=2 * len(stage.items))
-    predictor = load(folder, threads=prepared.options.threads)
-    cold = start_cold(folder, threads=prepared.options.threads)
+    predictor = load(folder, threads=prepared.options.threads, trust=True)
+    cold = start_cold(folder, threads=prepared.options.threads, trust=True)
     reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
     peak = cold.result()["peak_rss_bytes"]
     tasks = {name: predictor.open_task(name) for name in predictor.tasks}
@@ -51,7 +53,7 @@ def try_candidate(prepared: Prepared, stage: Stage, plan: Plan, folder: Path, re
     speedup: Mapping[int, Ratio] = {}
     if absolute or comparable:
         reporter.tell("measure", "latency against the float twin")
-        latency, speedup = _measure(prepared, stage, plan, predictor)
+        latency, speedup = _measure(prepared, twin, plan, predictor)
     found = predictor.manifest
     predictor.close()
     return Evidence(
@@ -128,16 +130,16 @@ def _check_outputs(stage: Stage, predictor: Predictor) -> None:
 
 
 def _measure(
-    prepared: Prepared, stage: Stage, plan: Plan, predictor: Predictor
+    prepared: Prepared, twin: Callable[[], Stage], plan: Plan, predictor: Predictor
 ) -> tuple[Mapping[int, Latency], Mapping[int, Ratio]]:
     """Latency by tokens and, for a scheme that is not float32, speed against the twin, run in turn."""
     threads = prepared.options.threads or prepared.profile.threads
-    twin_folder = Path(tempfile.mkdtemp(prefix="satchel-twin-", dir=stage.folder.parent))
+    twin_folder = Path(tempfile.mkdtemp(prefix="satchel-twin-", dir=twin().folder.parent))
     try:
         sessions: dict[str, Session] = {"model": _main_graph(predictor)}
         if plan.scheme.name != "fp32":
-            pack_twin(prepared, stage, twin_folder)
-            sessions["twin"] = _main_graph(load(twin_folder, threads=threads))
+            pack_twin(prepared, twin(), plan, twin_folder)
+            sessions["twin"] = _main_graph(load(twin_folder, threads=threads, trust=True))
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
         for tokens in _lengths(predictor):

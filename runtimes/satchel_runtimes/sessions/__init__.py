@@ -5,18 +5,20 @@ A new engine is one file in this folder with an `open_session` of the same form,
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 from collections.abc import Mapping
-from typing import Optional, Protocol
+from dataclasses import dataclass
+from typing import Optional, Protocol, Union
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import SupportError
+from ..errors import SupportError, UsageError
 from ..manifest import Graph, TensorSpec
 
-__all__ = ["Session", "Tensors", "open_session"]
+__all__ = ["Session", "SessionOptions", "Tensors", "open_session"]
 
 Tensors = dict[str, np.ndarray]
 
@@ -24,6 +26,15 @@ _MODULES = {
     "onnx": ".onnx",
     "tflite": ".tflite",
 }
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What a caller asks of an engine; what it does not know is refused, never left out in silence."""
+
+    threads: Optional[int] = None  # intra-op; None takes the bundle's own preference
+    trust: bool = False  # load formats whose files are code
+    delegate: Optional[str] = None  # an accelerator of the engine, by name or by the path of its library
 
 
 class Session(Protocol):
@@ -38,6 +49,11 @@ class Session(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
+    @property
+    def used(self) -> Mapping[str, Union[str, int, None]]:
+        """What really runs: `engine` with its version, `threads` (None: the engine's choice) and `delegate`."""
+        ...
+
     def new_state(self) -> Optional[object]: ...
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors: ...
@@ -45,15 +61,16 @@ class Session(Protocol):
     def close(self) -> None: ...
 
 
-def open_session(bundle: Bundle, graphs: tuple[Graph, ...], *, threads: Optional[int] = None) -> Session:
+def open_session(bundle: Bundle, graphs: tuple[Graph, ...], options: SessionOptions) -> Session:
     """Open the entries of one component on the engine of the bundle's format.
 
     Args:
         bundle: an opened bundle.
         graphs: every entry of one component; a format with static shapes has one entry per bucket.
-        threads: intra-op threads; None takes the bundle's own preference.
+        options: what the caller asks of the engine.
 
     Raises:
+        UsageError: an option that this engine does not have.
         SupportError: this runtime has no engine for the format, or the engine cannot run the graph.
         ToolchainError: the engine's package is missing or too old.
         IntegrityError: the file is not what the manifest says.
@@ -66,7 +83,14 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], *, threads: Optional
             fix="update satchel-runtimes, or convert to one of these formats",
         )
     module = importlib.import_module(_MODULES[format_name], __name__)
-    session: Session = module.open_session(bundle, graphs, threads or _preferred(bundle.manifest.target.threads))
+    if options.delegate is not None and not getattr(module, "DELEGATES", ()):
+        raise UsageError(
+            f"Cannot use the delegate {options.delegate!r} with the bundle {bundle.path}.",
+            why=f"the engine of {format_name} bundles has no delegates",
+            fix="leave it out, or convert to tflite",
+        )
+    threads = options.threads or _preferred(bundle.manifest.target.threads)
+    session: Session = module.open_session(bundle, graphs, dataclasses.replace(options, threads=threads))
     return session
 
 

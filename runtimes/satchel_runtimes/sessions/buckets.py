@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Callable, Optional, Union
 
 import numpy as np
 
@@ -29,8 +29,9 @@ class Bucket:
 class BucketSession:
     """Serves any length up to the largest bucket, and any batch in slices of the compiled one."""
 
-    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...]) -> None:
+    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...], used: Mapping[str, Union[str, int, None]]) -> None:
         self._graph = graph
+        self.used = used
         self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..bundle import Bundle
 from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Graph, TensorSpec
 from ..toolchain import need, require_version
-from . import Session, Tensors
+from . import Session, SessionOptions, Tensors
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,8 +45,11 @@ _NUMPY = {
 
 
 class _OnnxSession:
-    def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession) -> None:
+    def __init__(
+        self, graph: Graph, engine: onnxruntime.InferenceSession, used: Mapping[str, Union[str, int, None]]
+    ) -> None:
         self._graph = graph
+        self.used = used
         self._engine: Optional[onnxruntime.InferenceSession] = engine
         self._names = [spec.name for spec in graph.outputs]
 
@@ -74,15 +77,15 @@ class _OnnxSession:
 _opening = threading.Lock()
 
 
-def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[int]) -> Session:
+def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptions) -> Session:
     (graph,) = graphs  # dynamic axes: one entry serves every length
     target = bundle.manifest.target
     engine = need("onnxruntime", extra="onnx", to=f"run the bundle {bundle.path}")
     require_version("onnxruntime", engine.__version__, target.engine.version, to=f"run the bundle {bundle.path}")
     options = engine.SessionOptions()
     options.log_severity_level = 3  # a warning per unused initializer helps nobody on a device
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if wanted.threads is not None:
+        options.intra_op_num_threads = wanted.threads
     for key, value in target.engine.options.items():
         if key not in SESSION_OPTIONS:
             raise IntegrityError(
@@ -104,7 +107,8 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[in
                 fix="update onnxruntime on this device, or convert for a profile with this engine version",
             ) from None
     _check_names(bundle, graph, opened)
-    return _OnnxSession(graph, opened)
+    used = {"engine": f"onnxruntime {engine.__version__}", "threads": wanted.threads, "delegate": None}
+    return _OnnxSession(graph, opened, used)
 
 
 def _load_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..bundle import Bundle
 from ..errors import IntegrityError, SupportError, ToolchainError
 from ..manifest import Graph
 from ..toolchain import need, require_version
-from . import Session, Tensors
+from . import Session, SessionOptions, Tensors
 from .buckets import Bucket, BucketSession
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ __all__ = ["open_session"]
 _MAGIC = b"TFL3"  # the flatbuffer's file identifier, at byte 4
 
 
-def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[int]) -> Session:
+def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptions) -> Session:
     interpreters, name, version = _engine(f"run the bundle {bundle.path}")
     engine = bundle.manifest.target.engine
     # The range is LiteRT's own; the old runtime has other numbers, and the converter decides whether it may be used.
     if name == engine.name:
         require_version(name, version, engine.version, to=f"run the bundle {bundle.path}")
-    elif name not in engine.options.get("also", "").split(";"):
+    elif name not in engine.also:
         raise ToolchainError(
             f"Cannot run the bundle {bundle.path}.",
             why=f"it was made for {engine.name} {engine.version}; {name} {version} computes some of its operators wrongly",
@@ -45,7 +45,7 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[in
         )
     where: dict[str, object] = {"model_path": str(path)} if path else {"model_content": bundle.read(file)}
     try:
-        interpreter = interpreters.Interpreter(**where, num_threads=threads)
+        interpreter = interpreters.Interpreter(**where, num_threads=wanted.threads)
     except (ValueError, RuntimeError) as error:
         raise SupportError(
             f"Cannot run {file} of the bundle {bundle.path}.",
@@ -63,7 +63,8 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], threads: Optional[in
                 fix="convert the model again",
             )
         buckets.append(Bucket(graph.bind, _call(interpreter.get_signature_runner(graph.entry), lock)))
-    return BucketSession(graphs[0], tuple(buckets))
+    used = {"engine": f"{name} {version}", "threads": wanted.threads, "delegate": None}
+    return BucketSession(graphs[0], tuple(buckets), used)
 
 
 def _start(bundle: Bundle, file: str) -> bytes:

@@ -20,6 +20,10 @@ __all__ = ["bench"]
 @click.option("--runs", type=int, default=500, show_default=True, help="Limit of runs per length.")
 @click.option("--warmup", type=int, default=5, show_default=True, help="Runs that are not counted.")
 @click.option("--cold-starts", type=int, default=5, show_default=True, help="Fresh processes to start.")
+@click.option("--delegate", help="An accelerator of the engine, by name or by the path of its library.")
+@click.option(
+    "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
+)
 @click.option("--json", "json_", is_flag=True, help="The runs on stdout, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def bench(
@@ -30,7 +34,7 @@ def bench(
     Several bundles are measured in turn and compared with the first. A ratio is not reported where the spread makes it
     meaningless; the table says so.
     """
-    from satchel_benchmarks.bench import bench_together
+    from satchel_benchmarks.bench import bench as measure
     from satchel_benchmarks.run import compare
     from satchel_benchmarks.run import table as rows_of
     from satchel_runtimes.manifest import to_plain
@@ -39,8 +43,8 @@ def bench(
 
     with progress_on_stderr(quiet=quiet) as progress:
         reporter = Reporter(progress, None)
-        found = bench_together(
-            bundles,
+        found = measure(
+            *bundles,
             lengths=_lengths(lengths),
             max_seconds=seconds,
             max_runs=runs,

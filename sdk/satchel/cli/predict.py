@@ -26,6 +26,10 @@ _BLOCK = 512  # inputs of a stream that are answered together
 @click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="An option of the task, e.g. top_k=3.")
 @click.option("--threads", type=int, help="Threads of the engine.")
 @click.option("--verify", type=click.Choice(["always", "once"]), default="once", show_default=True)
+@click.option("--delegate", help="An accelerator of the engine, by name or by the path of its library.")
+@click.option(
+    "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
+)
 @click.option("--allow-failed", is_flag=True, help="Load a bundle that its gates refused.")
 @click.option("--json", "json_", is_flag=True, help="One JSON value per line.")
 def predict(
@@ -36,6 +40,8 @@ def predict(
     options: tuple[str, ...],
     threads: int | None,
     verify: str,
+    delegate: str | None,
+    trust: bool,
     allow_failed: bool,
     json_: bool,
 ) -> None:
@@ -59,7 +65,9 @@ def predict(
             "There is nothing to predict.", why="no INPUTS, no --file, and nothing on stdin", fix="name a text"
         )
     given = dict(_option(each) for each in options)
-    with load(bundle, task=task, threads=threads, verify=verify, allow_failed=allow_failed) as predictor:
+    with load(
+        bundle, task=task, threads=threads, verify=verify, delegate=delegate, trust=trust, allow_failed=allow_failed
+    ) as predictor:
         stream = iter(_utf8(each, "an argument") for each in inputs) if inputs else _lines(file)
         while block := list(islice(stream, _BLOCK)):
             for item, answer in zip(block, predictor.predict(block, **given), strict=True):

@@ -15,9 +15,12 @@ __all__ = ["verify"]
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--threads", type=int, help="Threads of the engine.")
+@click.option(
+    "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
+)
 @click.option("--allow-failed", is_flag=True, help="Look at a bundle that its gates refused.")
 @click.option("--json", "json_", is_flag=True, help="The result on stdout, as JSON.")
-def verify(bundle: Path, threads: int | None, allow_failed: bool, json_: bool) -> None:
+def verify(bundle: Path, threads: int | None, trust: bool, allow_failed: bool, json_: bool) -> None:
     """Hash every file of BUNDLE, then replay its golden samples on this machine.
 
     Two comparisons: with the model that was converted (was the model kept?) and with the same artifact on the machine
@@ -27,7 +30,7 @@ def verify(bundle: Path, threads: int | None, allow_failed: bool, json_: bool) -
     from satchel_runtimes.errors import ParityError
     from satchel_runtimes.golden import replay
 
-    with load(bundle, threads=threads, allow_failed=allow_failed) as predictor:
+    with load(bundle, threads=threads, trust=trust, allow_failed=allow_failed) as predictor:
         found = replay(predictor)
         files = len(predictor.manifest.files)
     parts = {

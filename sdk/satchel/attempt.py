@@ -1,0 +1,79 @@
+"""One candidate from its stage to the verdicts on it: made, packed, replayed and measured in a folder of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from satchel_converters.format import Plan, format_of
+from satchel_converters.stage import Job, Stage
+from satchel_runtimes.errors import IntegrityError, ParityError, SatchelError, SupportError
+
+from .gates import Budget, Evidence, first_refusal, judge_all
+from .options import Candidate, Options, Prepared
+from .pack import pack, seal
+from .progress import Reporter
+from .report import Outcome
+from .stage_cache import stage_for
+from .trial import try_candidate
+
+__all__ = ["Stages", "attempt", "stopped"]
+
+
+class Stages:
+    """The stages that the candidates of one conversion share, each made when it is first asked for."""
+
+    def __init__(self, prepared: Prepared, reporter: Reporter) -> None:
+        self._prepared, self._reporter = prepared, reporter
+        self._made: dict[tuple[str, str], Stage] = {}
+
+    def of(self, plan: Plan) -> Stage:
+        """What `export` made for the plan: its own scheme where that is traced, otherwise the float32 twin."""
+        key = plan.format, plan.scheme.name
+        if not plan.scheme.traced:
+            return self.twin(plan)
+        if key not in self._made:
+            options = self._prepared.options
+            job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length)
+            self._made[key], _ = stage_for(job, self._reporter.tell, self._reporter.cancel, use_cache=options.cache)
+        return self._made[key]
+
+    def twin(self, plan: Plan) -> Stage:
+        """The same format in float32."""
+        fp32 = format_of(plan.format).schemes["fp32"]
+        return self.of(dataclasses.replace(plan, scheme=fp32))
+
+
+def attempt(prepared: Prepared, candidate: Candidate, stages: Stages, folder: Path, reporter: Reporter) -> Outcome:
+    """Make the candidate in `folder` and judge it.
+
+    Raises:
+        SatchelError: what ends a conversion whatever else could be tried, such as a failed export.
+    """
+    if candidate.plan is None:
+        assert candidate.problem is not None  # a candidate has a plan or a problem
+        return stopped(prepared.options, candidate.problem, candidate)
+    plan = candidate.plan
+    stage = stages.of(plan)
+    reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
+    try:
+        artifact = format_of(plan.format).apply(stage.twin, plan, folder, stage.calibration(()))
+        weights = sum((folder / name).stat().st_size for name in artifact.files)
+        reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")
+        pack(prepared, stage, artifact, plan, folder)
+        evidence = try_candidate(prepared, stage, lambda: stages.twin(plan), plan, folder, reporter)
+    except (SupportError, IntegrityError, ParityError) as problem:
+        return stopped(prepared.options, problem, candidate)
+    verdicts = judge_all(evidence, prepared.budget)
+    what = f"{prepared.source.name} in {candidate.format} {candidate.scheme} for {prepared.profile.name}"
+    refusal = first_refusal(verdicts, what)
+    seal(folder, verdicts=verdicts, evidence=evidence)
+    return Outcome(candidate.format, candidate.scheme, verdicts, refusal, evidence)
+
+
+def stopped(options: Options, error: SatchelError, candidate: Candidate | None = None) -> Outcome:
+    """What the gates say of a conversion that ended before there was anything to measure."""
+    format = candidate.format if candidate else options.format or ""
+    scheme = candidate.scheme if candidate else options.quantize or ""
+    evidence = Evidence(options.device, scheme, "", problem=error)
+    return Outcome(format, scheme, judge_all(evidence, Budget()), error)
