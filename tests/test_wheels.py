@@ -121,6 +121,38 @@ def test_the_thin_wheel_runs_on_python_3_9_with_the_newest_and_the_oldest_engine
     assert found["passed"], found
 
 
+@pytest.mark.slow
+def test_the_old_tflite_runtime_runs_what_it_computes_rightly_and_nothing_else(
+    wheels: dict[str, Path], minilm: Path, tmp_path: Path
+) -> None:
+    import satchel
+
+    found_python = find_python("3.11") or find_python("3.9")
+    if found_python is None:
+        pytest.skip("tflite-runtime ends at Python 3.11, and there is none on this machine")
+    python = clean_environment(tmp_path / "venv", found_python)
+    install(python, f"{wheels['satchel_runtimes']}[tflite-legacy,text]")
+    bundles = {
+        scheme: satchel.convert(
+            minilm,
+            device="generic-x86-64",
+            format="tflite",
+            quantize=scheme,
+            prefer="size",
+            out=tmp_path / f"{scheme}.satchel",
+        )
+        for scheme in ("fp32", "fp16", "int8-weights", "int8-dynamic")
+    }
+
+    for scheme in ("fp32", "fp16", "int8-weights"):
+        found = on_device(python, bundles[scheme], tmp_path)
+        assert found["passed"], (scheme, found)
+    program = tmp_path / "device.py"
+    refused = subprocess.run([python, program, bundles["int8-dynamic"]], capture_output=True, text=True, check=False)
+    assert "ToolchainError" in refused.stderr
+    assert "computes some of its operators wrongly" in refused.stderr
+
+
 def configparser_version() -> str:
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")

@@ -31,6 +31,7 @@ class Scheme:
     `purpose` is what it is for: "reference", "speed" or "size"; a scheme for speed is refused where it is slower than
     its float twin. `engine` bounds the engine versions that have its kernels. One that is `traced` is made by the
     format's `export`, before or while the graph is written; every other by its `apply`, from the float32 twin.
+    One for `convolutions` takes the place of int8-dynamic where a model computes with those.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Scheme:
     engine: str
     about: str
     traced: bool = False
+    convolutions: bool = False
+    calibrated: bool = False  # takes the ranges of activations from samples
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Plan:
     engine: Engine
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
+    io: str = "float32"  # what the graph's float inputs and outputs are stored as; or int8, where the scheme has it
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ class Format:
     def versions(self) -> dict[str, str]:
         """The installed version of each package of the toolchain."""
         return {name: importlib.metadata.version(name) for name in self.packages}
+
+    def preferred(self, schemes: Sequence[str], convolutional: bool) -> tuple[str, ...]:
+        """A profile's schemes for this family of models: dynamic int8 for transformers, the static one for convnets."""
+        instead = next((each.name for each in self.schemes.values() if each.convolutions), None)
+        if not convolutional or instead is None:
+            return tuple(schemes)
+        return tuple(instead if name == "int8-dynamic" else name for name in schemes)
 
     def scheme(self, name: str) -> Scheme:
         """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""

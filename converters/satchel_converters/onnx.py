@@ -75,6 +75,12 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why=f"torch writes opset 18 or newer, onnxruntime {engine.version} admits one that reads less",
             fix="update the engine to onnxruntime 1.14 or newer, and the profile with it",
         )
+    if options.get("io", "float32") != "float32":
+        raise SupportError(
+            f"Cannot make {scheme.name} with {options['io']} inputs and outputs.",
+            why="activations are float32 at both ends of every scheme of onnx",
+            fix="leave --io-dtype out, or convert to tflite in int8-static",
+        )
     opset, ir, since = found
     wanted = int(options.get("opset", opset))
     if wanted > opset or wanted < 18:

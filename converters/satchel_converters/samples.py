@@ -1,6 +1,6 @@
-"""The built-in inputs that every conversion is judged on: short and long, many languages, and what users really type.
+"""The built-in inputs: those that every conversion is judged on, and others that a static scheme is calibrated on.
 
-They are written for this project. `--data` replaces them with the user's own.
+Short and long, many languages, and what users really type. They are written for this project.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
-__all__ = ["TEXTS", "golden_items"]
+__all__ = ["CALIBRATION_TEXTS", "TEXTS", "calibration_items", "golden_items"]
 
 TEXTS: tuple[str, ...] = (
     "Where is my order?",
@@ -95,12 +95,56 @@ TEXTS: tuple[str, ...] = (
 )
 
 
+# None of these is judged: ranges that fit the judged texts alone would look better than they are.
+CALIBRATION_TEXTS: tuple[str, ...] = (
+    "Can I change the delivery address of an order that was already sent?",
+    "The second speaker crackles when the volume is above half.",
+    "Add two eggs, a cup of flour and a pinch of salt, and stir until nothing sticks to the bowl.",
+    "The ferry to the northern islands runs twice a day from May to September.",
+    "He apologised for the noise and offered to pay for the broken window.",
+    "Interest rates were left unchanged for the fourth month in a row.",
+    "Set a timer for eleven minutes.",
+    "The left back of the visiting team was sent off shortly before half-time.",
+    "Press and hold both buttons until the light turns orange.",
+    "We walked along the canal for an hour and did not meet a single person.",
+    "The vaccine must be stored between two and eight degrees.",
+    "Which of these two laptops has the better keyboard?",
+    "The court ruled that the company had to publish the results of its tests.",
+    "A comet will be visible to the naked eye after sunset next week.",
+    "terrible support, waited 3 weeks and nobody answered :(",
+    "ok",
+    "Invoice no. 2024-118, due 30/06, total 1,249.00 EUR",
+    "SELECT count(*) FROM users WHERE created_at < '2020-01-01';",
+    "for (let i = 0; i < items.length; i++) { total += items[i].price; }",
+    "🎂 See you at 8! 🥳",
+    "La réunion est reportée à jeudi prochain.",
+    "Ich hätte gern zwei Karten für die Vorstellung am Samstag.",
+    "El niño encontró una moneda antigua en la playa.",
+    "Książka leży na stole obok okna.",
+    "Музей открыт каждый день, кроме вторника.",
+    "明日の会議は午後三時に始まります。",
+    "这家餐厅的面条很好吃。",
+    "سأصل إلى المطار في المساء.",
+    "कल बारिश होने की संभावना है।",
+    (
+        "The workshop lies at the end of a lane that is too narrow for cars. In the front room, shelves reach up to the "
+        "ceiling, filled with clocks that no longer run; in the back, under a north window, stands the bench at which three "
+        "generations of the family have worked. Customers bring what their grandparents left them, and most of them do not ask "
+        "what the repair will cost. They ask whether it will sound as it did when they were children."
+    ),
+)
+
+
 def golden_items(tasks: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:
     """The built-in inputs in the form of each task, every task with all of them."""
-    items = []
-    for name in tasks:
-        kind = task_class(name)
-        for index, text in enumerate(TEXTS):
-            value, options = kind.sample(text, index, facts)
-            items.append(GoldenItem(name, value, options))
-    return items
+    return [item for name in tasks for item in _items(name, TEXTS, facts)]
+
+
+def calibration_items(task: str, facts: ModelFacts) -> list[GoldenItem]:
+    """Other inputs in the form of a task, for schemes that take the ranges of activations from samples."""
+    return _items(task, CALIBRATION_TEXTS, facts)
+
+
+def _items(task: str, texts: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:
+    made = (task_class(task).sample(text, index, facts) for index, text in enumerate(texts))
+    return [GoldenItem(task, value, options) for value, options in made]

@@ -86,6 +86,17 @@ class SourceModel:
         return total
 
     @cached_property
+    def convolutional(self) -> bool:
+        """Whether most weights are kernels of two-dimensional convolutions. A vision transformer has one of these."""
+        kernels = sum(
+            math.prod(entry["shape"])
+            for file in self.weights
+            for entry in _safetensors_header(file).values()
+            if len(entry["shape"]) == 4
+        )
+        return bool(2 * kernels > self.parameters)
+
+    @cached_property
     def weights(self) -> tuple[Path, ...]:
         return _weights(self.folder)
 

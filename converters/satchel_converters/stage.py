@@ -32,6 +32,7 @@ __all__ = ["Job", "Stage", "open_tasks", "read_job", "read_stage", "run_worker"]
 
 JOB, STAGE, ERROR = "job.json", "stage.json", "error.json"
 REFERENCE_FULL, REFERENCE_GOLDEN, INPUTS = "reference.safetensors", "reference-golden.safetensors", "inputs.json"
+CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,17 @@ class Stage:
     def folder(self) -> Path:
         return self.twin.folder
 
-    def calibration(self, samples: Sequence[Any]) -> Calibration:  # Any: what the main task takes
-        """Samples encoded by the main task, as a device will encode them, each row for itself."""
-        task = open_tasks(self.entries, self.folder)[self.entries[0].name]
+    def calibration(self, own: Sequence[Any] | None) -> Calibration:  # Any: what the main task takes
+        """A user's inputs for the main task, or the built-in ones, encoded as a device will encode them."""
 
         def of(component: str) -> Iterator[Mapping[str, np.ndarray]]:
-            if component == task.component:
-                for sample in samples:
-                    for row in task.encode(sample, task.options):
-                        yield {name: value[None] for name, value in row.tensors.items()}
+            task = open_tasks(self.entries, self.folder)[self.entries[0].name]
+            items = _read_items(self.folder / CALIBRATION)
+            if own is not None:
+                items = tuple(GoldenItem(task.name, each, {}) for each in own)
+            for item in items if component == task.component else ():
+                for row in task.encode(item.input, task.check_options(item.options)):
+                    yield {name: array[None] for name, array in row.tensors.items()}
 
         return of
 
@@ -102,12 +105,14 @@ def read_stage(folder: Path) -> Stage:
     raw = json.loads((folder / STAGE).read_text())
     graphs = tuple(from_plain(Graph, each) for each in raw["graphs"])
     entries = tuple(from_plain(TaskEntry, each) for each in raw["entries"])
-    items = tuple(
-        GoldenItem(each["task"], each["input"], each["options"]) for each in json.loads((folder / INPUTS).read_text())
-    )
+    items = _read_items(folder / INPUTS)
     return Stage(
         Artifact(folder, graphs, tuple(raw["files"])), entries, items, tuple(raw["processors"]), raw["toolchain"]
     )
+
+
+def _read_items(file: Path) -> tuple[GoldenItem, ...]:
+    return tuple(GoldenItem(each["task"], each["input"], each["options"]) for each in json.loads(file.read_text()))
 
 
 def read_job(folder: Path) -> Job:

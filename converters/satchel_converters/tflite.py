@@ -13,12 +13,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from satchel_runtimes.errors import SupportError
-from satchel_runtimes.manifest import Engine, Graph, TensorSpec
+import numpy as np
+
+from satchel_runtimes.errors import SupportError, UsageError
+from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, specs
@@ -39,6 +41,15 @@ SCHEMES = {
         Scheme("fp32", "reference", 4.0, ">=1.0", "float32 as it was trained", traced=True),
         Scheme("fp16", "size", 2.0, ">=1.0", "float16 weights, computed as float32"),
         Scheme("int8-dynamic", "speed", 1.02, ">=1.0", "int8 weights per channel, activations quantized on the fly"),
+        Scheme(
+            "int8-static",
+            "speed",
+            1.02,
+            ">=1.0",
+            "int8 weights per channel, int8 activations with ranges from samples; for convnets",
+            convolutions=True,
+            calibrated=True,
+        ),
         Scheme("int8-weights", "size", 1.02, ">=1.0", "int8 weights per channel, float activations"),
         Scheme("int4-weights", "size", 0.55, ">=2.0", "int4 weights in blocks of 32, int8 embeddings"),
     )
@@ -48,6 +59,7 @@ SCHEMES = {
 # int8 in int4-weights: with both at int4, MiniLM's mean cosine was 0.946, below what the class allows.
 _RECIPES = {
     "int8-dynamic": (("dynamic_wi8_afp32", None),),
+    "int8-static": (("static_wi8_ai8", None),),
     "int8-weights": (("weight_only_wi8_afp32", None),),
     "int4-weights": (("dynamic_wi8_afp32", None), ("dynamic_wi4b32_afp32", "FULLY_CONNECTED")),
 }
@@ -86,7 +98,14 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
     # A device may have both engines; the bundle says whether the old one may run it.
     also = ("tflite-runtime",) if scheme.name in _OLD_RUNTIME_COMPUTES else ()
     needs = ".".join(str(part) for part in oldest(engine.version))
-    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", also=also), buckets=profile.sequence_buckets)
+    io = options.get("io", "float32")
+    if io != "float32" and not scheme.calibrated:
+        raise SupportError(
+            f"Cannot make {scheme.name} with {io} inputs and outputs.",
+            why="its activations are float32, so there is no scale to store them with",
+            fix="choose int8-static, or leave --io-dtype out",
+        )
+    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", also=also), buckets=profile.sequence_buckets, io=io)
 
 
 def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
@@ -98,9 +117,9 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     graphs: list[Graph] = []
     for component in components:
         file = f"{component.name}.tflite"
-        lengths = _lengths(component, plan.buckets)
-        _convert(component, lengths, out / file)
-        worst = max(_check(component, out / file, length) for length in lengths)
+        shapes = _shapes(component, plan.buckets)
+        _convert(component, shapes, out / file)
+        worst = max(_check(component, out / file, shape) for shape in shapes)
         if worst > _TOLERANCE:
             raise SupportError(
                 f"Cannot convert {component.name} to TFLite.",
@@ -110,47 +129,44 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         inputs = tuple(
             dataclasses.replace(spec, dtype=_DTYPES.get(spec.dtype, spec.dtype)) for spec in specs(component.inputs)
         )
-        graphs += [_graph(component, file, length, inputs) for length in lengths]
+        outputs = specs(component.outputs)
+        graphs += [
+            Graph(component.name, file, inputs, outputs, entry=_signature(shape), bind=dict(shape)) for shape in shapes
+        ]
     return Artifact(out, tuple(graphs), tuple(dict.fromkeys(graph.file for graph in graphs)))
 
 
 _DTYPES = {"int64": "int32"}  # LiteRT's kernels index with 32 bits
 
 
-def _graph(component: Component, file: str, length: int, inputs: tuple[TensorSpec, ...]) -> Graph:
-    bind = {"batch": 1, "sequence": length}
-    return Graph(component.name, file, inputs, specs(component.outputs), entry=_signature(length), bind=bind)
+_Shape = Mapping[str, int]
 
 
-def _signature(length: int) -> str:
-    return f"sequence_{length}"
+def _signature(shape: _Shape) -> str:
+    return "_".join(f"{axis}_{size}" for axis, size in shape.items() if axis != "batch") or "batch_1"
 
 
-def _lengths(component: Component, buckets: Sequence[int]) -> list[int]:
-    """The profile's buckets that the model takes, and the longest that it takes where that is less."""
-    longest = next(
-        (
-            axis.maximum
-            for each in component.inputs
-            for axis in each.axes
-            if isinstance(axis, Axis) and axis.name == "sequence"
-        ),
-        None,
-    )
-    taken = [length for length in buckets if longest is None or length <= longest]
-    return taken or [longest or 128]
+def _shapes(component: Component, buckets: Sequence[int]) -> list[_Shape]:
+    """One for each of the profile's buckets that the model takes, or for the longest that it takes where that is less."""
+    axes = {axis.name: axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    if "sequence" not in axes:
+        return [{"batch": 1}]
+    longest = axes["sequence"].maximum
+    taken = [length for length in buckets if longest is None or length <= longest] or [longest or 128]
+    return [{"batch": 1, "sequence": length} for length in taken]
 
 
-def _convert(component: Component, lengths: Sequence[int], file: Path) -> None:
+def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None:
     torch = need("torch", extra="convert-tflite", to=_TO, of="satchel")
     with _quiet():
         litert = need("litert_torch", extra="convert-tflite", to=_TO, of="satchel")
         module = _named(component)
         made: Any = None  # the converter, once it has a signature
         try:
-            for length in lengths:
-                inputs = {name: _as_int32(torch, value) for name, value in resized(component, 1, length).items()}
-                made = (made or litert).signature(_signature(length), module, sample_kwargs=inputs)
+            for shape in shapes:
+                example = resized(component, 1, shape.get("sequence", 1))
+                inputs = {name: _as_int32(torch, value) for name, value in example.items()}
+                made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
         except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [""]
@@ -185,17 +201,17 @@ def _as_int32(torch: Any, value: Any) -> Any:  # Any: tensors of a module import
     return value.to(torch.int32) if value.dtype == torch.int64 else value
 
 
-def _check(component: Component, file: Path, length: int) -> float:
+def _check(component: Component, file: Path, shape: _Shape) -> float:
     """The error of one signature against the module, on two thirds of its length so that padding is in it."""
     interpreters = need("ai_edge_litert.interpreter", extra="convert-tflite", to=_TO, of="satchel")
     interpreter = interpreters.Interpreter(model_path=str(file), num_threads=2)
-    run = interpreter.get_signature_runner(_signature(length))
+    run = interpreter.get_signature_runner(_signature(shape))
 
     def call(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         found: Mapping[str, Any] = run(**{n: v.astype("int32") if v.dtype == "int64" else v for n, v in inputs.items()})
         return found
 
-    return difference(component, call, ((1, length),), padded=True)
+    return difference(component, call, ((1, shape.get("sequence", 1)),), padded=True)
 
 
 def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
@@ -206,12 +222,49 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Ar
         package = need("ai_edge_quantizer", extra="convert-tflite", to="quantize TFLite", of="satchel")
         with _quiet():
             quantizer = package.quantizer.Quantizer(str(twin.folder / file))
+            ranges = None
             if plan.scheme.name == "fp16":
                 _add_fp16(package, quantizer)
             else:
                 quantizer.load_quantization_recipe(_recipe(package.recipe, plan.scheme.name))
-            quantizer.quantize().export_model(str(out / file), overwrite=True)
+            if plan.scheme.calibrated:
+                _keep_float_ends(package, quantizer, plan.io)
+                signatures = [graph for graph in twin.graphs if graph.file == file]
+                ranges = quantizer.calibrate(
+                    {graph.entry: _fitted(graph, calibration(graph.component)) for graph in signatures}, num_threads=1
+                )
+            quantizer.quantize(ranges).export_model(str(out / file), overwrite=True)
     return Artifact(out, twin.graphs, twin.files)
+
+
+def _fitted(graph: Graph, samples: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """Samples in the shape of one signature: cut where they are longer, padded as a session pads."""
+    made = []
+    for sample in samples:
+        tensors = {}
+        for spec in graph.inputs:
+            shape = [graph.bind.get(axis, 1) if isinstance(axis, str) else axis for axis in spec.shape]
+            whole = np.full(shape, spec.padding or 0, dtype=spec.dtype)
+            part = tuple(slice(0, min(sizes)) for sizes in zip(shape, sample[spec.name].shape, strict=True))
+            whole[part] = sample[spec.name][part]
+            tensors[spec.name] = whole
+        made.append(tensors)
+    if not made:
+        raise UsageError(
+            f"Cannot calibrate {graph.component}.",
+            why="there are no samples to take the ranges of its activations from",
+            fix="name a file of inputs with --calibration",
+        )
+    return made
+
+
+def _keep_float_ends(package: Any, quantizer: Any, io: str) -> None:  # Any: a module imported late, and its class
+    """The recipe makes inputs and outputs int8 as well; a runtime that gives and takes floats wants them as they were."""
+    if io == "float32":
+        names = package.recipe.TFLOperationName
+        for end in (names.INPUT, names.OUTPUT):
+            key = package.recipe.AlgorithmName.NO_QUANTIZE
+            quantizer.update_quantization_recipe(regex=".*", operation_name=end, op_config=None, algorithm_key=key)
 
 
 def _recipe(recipes: Any, scheme: str) -> list[Any]:  # Any: a module imported late, and its own dictionaries

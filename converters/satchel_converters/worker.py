@@ -25,9 +25,9 @@ from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .format import Artifact, Format, format_of
-from .samples import golden_items
+from .samples import calibration_items, golden_items
 from .source import SourceModel
-from .stage import ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
+from .stage import CALIBRATION, ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
 _PROCESSORS = (
@@ -61,6 +61,7 @@ def _run(folder: Path) -> None:
     (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(tasks, items, answers, keep=_KEEP)))
     (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(tasks, items, answers)))
     (folder / INPUTS).write_text(inputs_to_json(items))
+    (folder / CALIBRATION).write_text(inputs_to_json(calibration_items(job.tasks[0], facts)))
     _write_stage(folder, chosen, twin, entries, processors)
 
 

@@ -57,7 +57,7 @@ def attempt(prepared: Prepared, candidate: Candidate, stages: Stages, folder: Pa
     stage = stages.of(plan)
     reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
     try:
-        artifact = format_of(plan.format).apply(stage.twin, plan, folder, stage.calibration(()))
+        artifact = format_of(plan.format).apply(stage.twin, plan, folder, stage.calibration(prepared.calibration))
         weights = sum((folder / name).stat().st_size for name in artifact.files)
         reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")
         pack(prepared, stage, artifact, plan, folder)

@@ -46,6 +46,8 @@ def convert(
     keep_failed: bool = False,
     cache: bool = True,
     report: str | Path | None = None,
+    calibration: str | Path | None = None,
+    io_dtype: str = "float32",
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -71,6 +73,10 @@ def convert(
         cache: start from the stages of an earlier conversion of the same model.
         report: where the report goes; beside the bundle by default. A refusal writes it too, a usage error only if
             this names it.
+        calibration: a file of inputs, one per line as for `satchel predict --file`, from which a static scheme takes the
+            ranges of its activations; built-in texts by default.
+        io_dtype: "int8" stores float inputs and outputs of int8-static as int8, for an application that runs the graph
+            itself; satchel's sessions take and give float32 all the same.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -98,6 +104,8 @@ def convert(
         keep_failed,
         cache,
         Path(report) if report else None,
+        Path(calibration) if calibration else None,
+        io_dtype,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 

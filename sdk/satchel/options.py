@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from satchel_converters.format import Format, Plan, format_of
 from satchel_converters.source import SourceModel, find_source, tasks_for
@@ -13,10 +14,12 @@ from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
 
 from .gates import GATES, Budget
+from .inputs import read_inputs
 
 __all__ = ["Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
+IO_DTYPES = ("float32", "int8")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Options:
     keep_failed: bool = False
     cache: bool = True
     report: Path | None = None
+    calibration: Path | None = None
+    io_dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Prepared:
     budget: Budget
     out: Path
     report: Path
-    warnings: tuple[str, ...] = field(default=())
+    calibration: tuple[Any, ...] | None = None  # inputs of the main task; None: the built-in ones
 
 
 def names_of(options: Options) -> tuple[Path, Path]:
@@ -88,6 +93,8 @@ def prepare(options: Options) -> Prepared:
     """
     if options.prefer not in PREFERENCES:
         raise _not_one_of("prefer", options.prefer, PREFERENCES)
+    if options.io_dtype not in IO_DTYPES:
+        raise _not_one_of("io-dtype", options.io_dtype, IO_DTYPES)
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
@@ -106,6 +113,8 @@ def prepare(options: Options) -> Prepared:
             f"Will not overwrite {out}.", why="it exists already", fix="add --replace, or choose another --out"
         )
     source = find_source(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
+    if source.convolutional:
+        candidates = _candidates(options, profile, convolutional=True)
     tasks = tasks_for(source, options.task)
     limits = profile.budget
     budget = Budget(
@@ -115,10 +124,11 @@ def prepare(options: Options) -> Prepared:
         prefer=options.prefer,
         require=frozenset(options.require),
     )
-    return Prepared(options, source, profile, tasks, candidates, budget, out, report)
+    own = tuple(read_inputs(options.calibration)) if options.calibration is not None else None
+    return Prepared(options, source, profile, tasks, candidates, budget, out, report, own)
 
 
-def _candidates(options: Options, profile: DeviceProfile) -> tuple[Candidate, ...]:
+def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
     """Every format and scheme in the profile's order, or those that the options name."""
     formats = (options.format,) if options.format else profile.formats
     if options.format and options.format not in profile.formats:
@@ -131,7 +141,7 @@ def _candidates(options: Options, profile: DeviceProfile) -> tuple[Candidate, ..
     for name in formats:
         writer = _writer(name, profile)
         missing = _missing(writer)
-        schemes = (options.quantize,) if options.quantize else profile.schemes
+        schemes = (options.quantize,) if options.quantize else writer.preferred(profile.schemes, convolutional)
         for scheme in schemes:
             found.append(
                 Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
@@ -144,7 +154,9 @@ def _candidates(options: Options, profile: DeviceProfile) -> tuple[Candidate, ..
 
 
 def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:
-    wanted = {"opset": str(options.opset)} if options.opset is not None else {}
+    wanted = {"io": options.io_dtype}
+    if options.opset is not None:
+        wanted["opset"] = str(options.opset)
     try:
         plan = writer.plan(writer.scheme(scheme), profile, wanted)
     except SupportError as problem:

@@ -18,9 +18,12 @@ from ..bundle import Bundle
 from ..errors import SupportError, UsageError
 from ..manifest import Graph, TensorSpec
 
-__all__ = ["Session", "SessionOptions", "Tensors", "open_session"]
+__all__ = ["Session", "SessionOptions", "Tensors", "Used", "open_session"]
 
 Tensors = dict[str, np.ndarray]
+
+# What really runs: `engine` with its version, `threads` (None: the engine's choice) and `delegate` (None: its plain kernels).
+Used = Mapping[str, Union[str, int, None]]
 
 _MODULES = {
     "onnx": ".onnx",
@@ -50,9 +53,7 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]: ...
 
     @property
-    def used(self) -> Mapping[str, Union[str, int, None]]:
-        """What really runs: `engine` with its version, `threads` (None: the engine's choice) and `delegate`."""
-        ...
+    def used(self) -> Used: ...
 
     def new_state(self) -> Optional[object]: ...
 

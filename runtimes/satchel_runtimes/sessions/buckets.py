@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional, Union
+from typing import Callable, Optional
 
 import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Graph, TensorSpec
-from . import Tensors
+from . import Tensors, Used
 
 __all__ = ["Bucket", "BucketSession"]
 
@@ -29,9 +29,9 @@ class Bucket:
 class BucketSession:
     """Serves any length up to the largest bucket, and any batch in slices of the compiled one."""
 
-    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...], used: Mapping[str, Union[str, int, None]]) -> None:
+    def __init__(self, graph: Graph, buckets: tuple[Bucket, ...], used: Callable[[], Used]) -> None:
         self._graph = graph
-        self.used = used
+        self._used: Optional[Callable[[], Used]] = used
         self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
 
     @property
@@ -41,6 +41,12 @@ class BucketSession:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self._graph.outputs
+
+    @property
+    def used(self) -> Used:
+        if self._used is None:
+            raise UsageError("Cannot say what runs.", why="the session was closed", fix="load the bundle again")
+        return self._used()
 
     def new_state(self) -> None:
         return None
@@ -56,7 +62,7 @@ class BucketSession:
         return {spec.name: self._joined(spec, [part[spec.name] for part in parts], sizes) for spec in self.outputs}
 
     def close(self) -> None:
-        self._buckets = []  # the calls hold the engine, and nothing else does
+        self._buckets, self._used = [], None  # these hold the engine, and nothing else does
 
     def _sizes(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The dynamic axes of this call, by name."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..bundle import Bundle
 from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Graph, TensorSpec
 from ..toolchain import need, require_version
-from . import Session, SessionOptions, Tensors
+from . import Session, SessionOptions, Tensors, Used
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,9 +45,7 @@ _NUMPY = {
 
 
 class _OnnxSession:
-    def __init__(
-        self, graph: Graph, engine: onnxruntime.InferenceSession, used: Mapping[str, Union[str, int, None]]
-    ) -> None:
+    def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession, used: Used) -> None:
         self._graph = graph
         self.used = used
         self._engine: Optional[onnxruntime.InferenceSession] = engine

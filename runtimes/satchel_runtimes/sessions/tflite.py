@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import IntegrityError, SupportError, ToolchainError
+from ..errors import IntegrityError, SupportError, ToolchainError, UsageError
 from ..manifest import Graph
 from ..toolchain import need, require_version
-from . import Session, SessionOptions, Tensors
+from . import Session, SessionOptions, Tensors, Used
 from .buckets import Bucket, BucketSession
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["open_session"]
+__all__ = ["DELEGATES", "open_session"]
+
+# Beside these, the path of a library that makes one, and its options: `libedgetpu.so.1,device=usb`. LiteRT applies XNNPACK
+# by itself, to what that can compute; "xnnpack" insists on it, "none" is the engine's own kernels.
+DELEGATES = ("xnnpack", "none")
 
 _MAGIC = b"TFL3"  # the flatbuffer's file identifier, at byte 4
 
@@ -44,8 +49,9 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
             fix="copy the bundle again",
         )
     where: dict[str, object] = {"model_path": str(path)} if path else {"model_content": bundle.read(file)}
+    chosen = _delegation(interpreters, wanted.delegate)
     try:
-        interpreter = interpreters.Interpreter(**where, num_threads=wanted.threads)
+        interpreter = interpreters.Interpreter(**where, num_threads=wanted.threads, **chosen)
     except (ValueError, RuntimeError) as error:
         raise SupportError(
             f"Cannot run {file} of the bundle {bundle.path}.",
@@ -63,8 +69,56 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
                 fix="convert the model again",
             )
         buckets.append(Bucket(graph.bind, _call(interpreter.get_signature_runner(graph.entry), lock)))
-    used = {"engine": f"{name} {version}", "threads": wanted.threads, "delegate": None}
+
+    def used() -> Used:
+        smallest = min(buckets, key=lambda bucket: tuple(bucket.axes.values()))
+        smallest.call(_zeros(graphs[0], smallest))  # delegates take their part of the graph when a signature first runs
+        with lock:
+            parts = sum(each["op_name"] == "DELEGATE" for each in interpreter._get_ops_details())
+        ran = wanted.delegate if wanted.delegate not in (None, "none") else "xnnpack"
+        return {"engine": f"{name} {version}", "threads": wanted.threads, "delegate": ran if parts else None}
+
+    if wanted.delegate not in (None, "none") and used()["delegate"] is None:
+        raise SupportError(
+            f"Cannot run {file} of the bundle {bundle.path} on the delegate {wanted.delegate!r}.",
+            why="the delegate takes none of the graph's operators, so all of it would run on the CPU",
+            fix="convert in a scheme that the delegate computes, or leave the delegate out",
+        )
     return BucketSession(graphs[0], tuple(buckets), used)
+
+
+def _zeros(graph: Graph, bucket: Bucket) -> Tensors:
+    shapes = {
+        spec.name: [bucket.axes.get(axis, 1) if isinstance(axis, str) else axis for axis in spec.shape]
+        for spec in graph.inputs
+    }
+    return {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in graph.inputs}
+
+
+def _delegation(interpreters: Any, wanted: Optional[str]) -> dict[str, Any]:  # Any: a module imported late
+    """Arguments of the interpreter for a delegate.
+
+    Raises:
+        UsageError: the library is not there, or makes no delegate.
+    """
+    if wanted is None or wanted == "xnnpack":
+        return {}
+    own = {"experimental_op_resolver_type": interpreters.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES}
+    if wanted == "none":
+        return own
+    library, *pairs = wanted.split(",")
+    try:
+        # LiteRT's own loader leaves a half-made object that complains on stderr when it is freed: look first.
+        for symbol in ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"):
+            getattr(ctypes.CDLL(library), symbol)
+        options = dict(pair.split("=", 1) for pair in pairs)
+        return {**own, "experimental_delegates": [interpreters.load_delegate(library, options)]}
+    except (ValueError, OSError, AttributeError) as error:  # AttributeError: a library that makes no delegate
+        raise UsageError(
+            f"Cannot use the delegate {wanted!r}.",
+            why=str(error).strip() or f"{library} makes none with these options",
+            fix=f"name one of {', '.join(DELEGATES)}, or a delegate's library as PATH[,OPTION=VALUE…]",
+        ) from None
 
 
 def _start(bundle: Bundle, file: str) -> bytes:
@@ -76,12 +130,37 @@ def _start(bundle: Bundle, file: str) -> bytes:
 
 
 def _call(runner: Any, lock: threading.Lock) -> Any:  # Any: the engine's own class
+    scaled_in = _scaled(runner.get_input_details())
+    scaled_out = _scaled(runner.get_output_details())
+
     def call(tensors: Mapping[str, np.ndarray]) -> Tensors:
+        if scaled_in:
+            tensors = {**tensors, **{name: _quantize(tensors[name], *scale) for name, scale in scaled_in.items()}}
         with lock:
             found: Tensors = runner(**tensors)  # copies, as the runner documents
-            return found
+        for name, (scale, zero, _) in scaled_out.items():
+            found[name] = (found[name].astype(np.float32) - zero) * np.float32(scale)
+        return found
 
     return call
+
+
+_Scale = tuple[float, int, Any]  # Any: a numpy dtype
+
+
+def _scaled(details: Mapping[str, Mapping[str, Any]]) -> dict[str, _Scale]:  # Any: as the engine describes a tensor
+    """The inputs or outputs that hold real numbers as scaled integers; token ids have no scale."""
+    return {
+        name: (each["quantization"][0], each["quantization"][1], each["dtype"])
+        for name, each in details.items()
+        if each["quantization"][0]
+    }
+
+
+def _quantize(values: np.ndarray, scale: float, zero: int, dtype: Any) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    whole: np.ndarray = np.clip(np.rint(values / scale) + zero, limits.min, limits.max).astype(dtype)
+    return whole
 
 
 def _engine(to: str) -> tuple[ModuleType, str, str]:

@@ -24,6 +24,10 @@ __all__ = ["convert", "show"]
 @click.option("--opset", type=int, help="An older ONNX opset than the device's engine reads.")
 @click.option("--sequence-length", type=int, help="Cut texts at this many tokens.")
 @click.option("--threads", type=int, help="Threads of the engine on the device.")
+@click.option(
+    "--calibration", type=click.Path(path_type=Path), help="A file of inputs that int8-static takes its ranges from."
+)
+@click.option("--io-dtype", default="float32", show_default=True, help="float32, or int8 ends of int8-static graphs.")
 @click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
 @click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -58,6 +57,8 @@ def predict(
     from satchel_runtimes import load
     from satchel_runtimes.errors import UsageError
 
+    from ..inputs import as_text, read_inputs
+
     if inputs and file is not None:
         raise UsageError("Cannot take both inputs and --file.", why="one of them would be ignored", fix="leave one out")
     if not inputs and file is None and sys.stdin.isatty():
@@ -68,7 +69,7 @@ def predict(
     with load(
         bundle, task=task, threads=threads, verify=verify, delegate=delegate, trust=trust, allow_failed=allow_failed
     ) as predictor:
-        stream = iter(_utf8(each, "an argument") for each in inputs) if inputs else _lines(file)
+        stream = iter(as_text(each, "an argument") for each in inputs) if inputs else read_inputs(file)
         while block := list(islice(stream, _BLOCK)):
             for item, answer in zip(block, predictor.predict(block, **given), strict=True):
                 _show(item, answer, json_)
@@ -104,38 +105,3 @@ def _option(given: str) -> tuple[str, Any]:
         return name.replace("-", "_"), json.loads(value)
     except ValueError:
         return name.replace("-", "_"), value  # a plain word is a string
-
-
-def _lines(file: Path | None) -> Iterator[Any]:
-    from satchel_runtimes.errors import UsageError
-
-    try:
-        stream = file.open("rb") if file is not None else sys.stdin.buffer
-    except OSError as error:
-        raise UsageError(f"Cannot read {file}.", why=str(error.strerror), fix="check the path") from None
-    with stream:
-        for number, line in enumerate(stream, 1):
-            where = f"line {number} of {file or 'standard input'}"
-            text = _utf8(line.rstrip(b"\r\n"), where)
-            yield _json_or_text(text)
-
-
-def _json_or_text(text: str) -> Any:
-    if text[:1] in ("{", "[", '"'):
-        try:
-            return json.loads(text)
-        except ValueError:
-            pass  # a text may well start with a quotation mark
-    return text
-
-
-def _utf8(data: bytes | str, where: str) -> str:
-    from satchel_runtimes.errors import UsageError
-
-    try:
-        # Arguments that were no UTF-8 arrive with surrogates in place of their bytes.
-        return data.decode("utf-8") if isinstance(data, bytes) else data.encode("utf-8").decode("utf-8")
-    except UnicodeError:
-        raise UsageError(
-            f"Cannot read {where}.", why="it is not valid UTF-8", fix="convert the text to UTF-8 first, e.g. with iconv"
-        ) from None
