@@ -21,7 +21,7 @@ from .component import Component
 __all__ = ["Artifact", "Calibration", "Format", "Plan", "Scheme", "copy_twin", "format_of", "list_formats"]
 
 # A new format is one file here, and this line.
-_MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
+_MODULES = {"onnx": ".onnx", "tflite": ".tflite", "torchscript": ".torchscript"}
 
 
 @dataclass(frozen=True)

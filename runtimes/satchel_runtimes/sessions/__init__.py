@@ -28,6 +28,7 @@ Used = Mapping[str, Union[str, int, None]]
 _MODULES = {
     "onnx": ".onnx",
     "tflite": ".tflite",
+    "torchscript": ".torchscript",
 }
 
 
