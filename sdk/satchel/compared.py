@@ -156,6 +156,11 @@ class Compared:
             "error": {"what": error.what, "why": error.why, "fix": error.fix} if error else None,
             "rows": [row.to_plain() for row in self.rows],
             "pairs": self.pairs,
+            "least_like": {
+                row.label: {"other": worst[0], "words": worst[1]}
+                for row in self.rows
+                if (worst := least_like(self, row)) is not None
+            },
             "seconds": {stage: round(value, 3) for stage, value in self.seconds.items()},
             "machine": self.machine,
         }
@@ -172,10 +177,10 @@ def _finite(value: Json) -> Json:
 
 
 _FIGURES = {  # the figure to read first, of each kind of answer: name, words, whether more is better
-    "cosine_min": "cosine {:.4f} or more",
-    "total_variation_p95": "variation {:.2g}",
-    "probability_error_p95": "probability error {:.2g}",
-    "number_error": "error {:.2g} of the spread",
+    "cosine_min": "cosine ≥ {:.4f}",
+    "total_variation_p95": "variation ≤ {:.2g}",
+    "probability_error_p95": "probability ± {:.2g}",
+    "number_error": "error {:.2g} of spread",
 }
 
 
@@ -183,7 +188,7 @@ def figure_words(parity: Mapping[str, Json]) -> str:
     """The figure of a comparison that says most, from its JSON."""
     figures = parity["figures"]
     if "relative_error" in parity["limits"] and figures.get("relative_error") is not None:
-        return f"relative error {figures['relative_error']:.1e}"
+        return f"rel. error {figures['relative_error']:.1e}"
     for name, words in _FIGURES.items():
         if figures.get(name) is not None:
             return words.format(figures[name])
@@ -211,8 +216,8 @@ def table_of(found: Compared) -> list[tuple[str, ...]]:
                 _last(row.against_first),
                 _number(row.peak_rss_bytes, 2**20, 0),
                 figure_words(to_plain(parity)) if parity else "–",
-                same_words(row.agreement.get(task, ())),
-                least_like(found, row),
+                _same_words(row.agreement.get(task, ())),
+                ": ".join(least_like(found, row) or ("–",)),
             )
         )
     return rows
@@ -228,22 +233,22 @@ def _last(found: tuple[Speed, ...]) -> str:
     return "–" if last is None else f"{last.ratio.value:.2f}" if last.ratio else "?"
 
 
-def same_words(found: tuple[Agreement, ...]) -> str:
+def _same_words(found: tuple[Agreement, ...]) -> str:
     return f"{found[0].same}/{found[0].of}" if found else "–"
 
 
-def least_like(found: Compared, row: Row) -> str:
-    """The candidate that answers least like this one, and how often they agree."""
+def least_like(found: Compared, row: Row) -> tuple[str, str] | None:
+    """The candidate that answers least like this one, and how close they are."""
     task = found.tasks[0]
     own = [pair for pair in found.pairs if row.label in (pair.one, pair.other) and task in pair.parity]
     if not own:
-        return "–"
-    worst = min(own, key=lambda pair: closeness(pair.parity[task]))
+        return None
+    worst = min(own, key=lambda pair: _closeness(pair.parity[task]))
     other = worst.other if worst.one == row.label else worst.one
-    return f"{other}: {figure_words(to_plain(worst.parity[task]))}"
+    return other, figure_words(to_plain(worst.parity[task]))
 
 
-def closeness(parity: Parity) -> float:
+def _closeness(parity: Parity) -> float:
     """Larger is closer, whatever is compared; what could not be compared is furthest."""
     for name in _FIGURES:
         if name in parity.figures:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from satchel_benchmarks.run import compare as speed
+from satchel_runtimes.manifest import to_plain
 
 from .choice import Choice
 from .compared import NO_TOOLCHAIN, Pair, Row, figure_words
@@ -96,8 +97,9 @@ def _cut(rows: Sequence[Row], pairs: Sequence[Pair]) -> Iterator[str]:
     longest = {row.format: row.max_tokens for row in rows if row.max_tokens is not None}
     if len(set(longest.values())) > 1:
         words = ", ".join(f"{format} at {tokens}" for format, tokens in longest.items())
-        left = max(pair.left_out for pair in pairs)
-        yield f"Longer texts are cut: {words} tokens; {left} samples where that differs are not compared between formats."
+        left = max((pair.left_out for pair in pairs), default=0)
+        apart = f"; the {left} samples where that differs are not compared between formats" if left else ""
+        yield f"Longer texts are cut: {words} tokens{apart}."
 
 
 def _apart(prepared: Prepared, pairs: Sequence[Pair]) -> Iterator[str]:
@@ -106,4 +108,5 @@ def _apart(prepared: Prepared, pairs: Sequence[Pair]) -> Iterator[str]:
         task = next((name for name in prepared.tasks if name in pair.parity and not pair.parity[name].passed), None)
         if task is not None and pair.one.partition(" ")[2] == pair.other.partition(" ")[2]:
             found = pair.parity[task]
-            yield f"{pair.one} and {pair.other} differ by more than {pair.numbers} allows: {task}, {found.why or figure_words({'figures': found.figures, 'limits': found.limits, 'why': found.why})}."
+            why = found.why or figure_words(to_plain(found))
+            yield f"{pair.one} and {pair.other} differ by more than {pair.numbers} allows: {task}, {why}."
