@@ -19,6 +19,7 @@ __all__ = ["check_page", "page_of", "write_page"]
 Json = Any  # a comparison's JSON
 
 _MB = 2**20
+_NONE = ' class="none"'  # a phone leaves it out
 _TONES = {"ships": "ships", "passes": "passes"}  # every other status is a refusal
 
 _READING = (
@@ -44,7 +45,7 @@ _READING = (
             "ties count as other answers here, and not in the parity gate."
         ),
     ),
-    ("least like", "the candidate whose answers are furthest from this one's."),
+    ("least like", "the candidate whose answers are furthest from this one's, of those that pass."),
 )
 
 
@@ -113,7 +114,7 @@ def _table(found: Json) -> str:
         name = f'<b class="number">{number}</b> {escape(row["format"])} {escape(row["scheme"])}'
         tag = f'<span class="tag {tone}">{escape(row["status"])}</span>'
         cells = "".join(
-            f'<td data-label="{escape(head)}">{value}</td>'
+            f'<td data-label="{escape(head)}"{_NONE if value == "–" else ""}>{value}</td>'
             for head, value in zip(heads[1:], _values(found, row, lengths), strict=True)
         )
         body.append(f'<tr class="{tone}"><th scope="row">{name} {tag}</th>{cells}</tr>')

@@ -238,14 +238,16 @@ def _same_words(found: tuple[Agreement, ...]) -> str:
 
 
 def least_like(found: Compared, row: Row) -> tuple[str, str] | None:
-    """The candidate that answers least like this one, and how close they are."""
+    """The candidate that answers least like this one, and how close they are; of those that passed, where there are any."""
     task = found.tasks[0]
-    own = [pair for pair in found.pairs if row.label in (pair.one, pair.other) and task in pair.parity]
-    if not own:
-        return None
-    worst = min(own, key=lambda pair: _closeness(pair.parity[task]))
-    other = worst.other if worst.one == row.label else worst.one
-    return other, figure_words(to_plain(worst.parity[task]))
+    own = {
+        pair.other if pair.one == row.label else pair.one: pair.parity[task]
+        for pair in found.pairs
+        if row.label in (pair.one, pair.other) and task in pair.parity
+    }
+    good = {each.label for each in found.rows if each.passed} & set(own)
+    worst = min(good or own, key=lambda label: _closeness(own[label]), default=None)
+    return (worst, figure_words(to_plain(own[worst]))) if worst is not None else None
 
 
 def _closeness(parity: Parity) -> float:

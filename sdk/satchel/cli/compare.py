@@ -83,5 +83,6 @@ def _show(found: Compared) -> None:
     about = found.machine
     table(f"{found.model} for {found.device}, on {about['processor']}, {about['cores']} cores", head, rows)
     click.echo(f"\n{found.summary}")
-    for line in (*found.reasons, *found.notes):
+    refused = [f"{row.label}: {row.words()}" for row in found.rows if not row.passed]
+    for line in (*refused, *found.notes):
         click.echo(f"  {line}")
