@@ -36,7 +36,10 @@ _READING = (
     ("peak", "the most memory that a fresh process held, Python and the engine included."),
     (
         "against the model",
-        "how far the answers are from those of the original model, over the built-in golden samples.",
+        (
+            "how far the answers are from those of the original model, over the built-in golden samples: the lowest cosine, "
+            "the largest relative error, the 95th percentile of total variation."
+        ),
     ),
     (
         "same answers",
