@@ -18,7 +18,17 @@ from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
 
-__all__ = ["Artifact", "Calibration", "Format", "Plan", "Scheme", "copy_twin", "format_of", "list_formats"]
+__all__ = [
+    "Artifact",
+    "Calibration",
+    "Format",
+    "Plan",
+    "Scheme",
+    "check_scheme",
+    "copy_twin",
+    "format_of",
+    "list_formats",
+]
 
 # A new format is one file here, and this line.
 _MODULES = {"onnx": ".onnx", "tflite": ".tflite", "torchscript": ".torchscript"}
@@ -105,13 +115,18 @@ class Format:
         """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""
         if name in self.schemes:
             return self.schemes[name]
-        everywhere = {each for other in list_formats() for each in format_of(other).schemes}
-        if name in everywhere:
-            raise SupportError(
-                f"Cannot make {name} in {self.name}.",
-                why=f"{self.name} has {', '.join(self.schemes)}",
-                fix="choose one of these, or another format",
-            )
+        check_scheme(name)
+        raise SupportError(
+            f"Cannot make {name} in {self.name}.",
+            why=f"{self.name} has {', '.join(self.schemes)}",
+            fix="choose one of these, or another format",
+        )
+
+
+def check_scheme(name: str) -> None:
+    """Raises: UsageError for a scheme that no format has."""
+    everywhere = {each for format in list_formats() for each in format_of(format).schemes}
+    if name not in everywhere:
         raise unknown_name("scheme", name, sorted(everywhere))
 
 
