@@ -21,9 +21,9 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph, TensorSpec
 from satchel_runtimes.toolchain import need
 
-from .component import Axis, Component, specs
+from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
-from .shapes import difference, resized
+from .shapes import difference, lengths_of, resized
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     graphs: list[Graph] = []
     for component in components:
         file = f"{component.name}.tflite"
-        lengths = _lengths(component, plan.buckets)
+        lengths = lengths_of(component, plan.buckets)
         _convert(component, lengths, out / file)
         worst = max(_check(component, out / file, length) for length in lengths)
         if worst > _TOLERANCE:
@@ -124,21 +124,6 @@ def _graph(component: Component, file: str, length: int, inputs: tuple[TensorSpe
 
 def _signature(length: int) -> str:
     return f"sequence_{length}"
-
-
-def _lengths(component: Component, buckets: Sequence[int]) -> list[int]:
-    """The profile's buckets that the model takes, and the longest that it takes where that is less."""
-    longest = next(
-        (
-            axis.maximum
-            for each in component.inputs
-            for axis in each.axes
-            if isinstance(axis, Axis) and axis.name == "sequence"
-        ),
-        None,
-    )
-    taken = [length for length in buckets if longest is None or length <= longest]
-    return taken or [longest or 128]
 
 
 def _convert(component: Component, lengths: Sequence[int], file: Path) -> None:

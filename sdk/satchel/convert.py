@@ -15,6 +15,7 @@ import satchel_runtimes
 from satchel_runtimes.errors import Cancelled, SatchelError, ToolchainError, UsageError
 
 from .attempt import Stages, attempt, stopped
+from .kit import make_kit
 from .options import Options, Prepared, names_of, prepare
 from .pack import seal
 from .progress import Callback, Reporter
@@ -46,6 +47,7 @@ def convert(
     keep_failed: bool = False,
     cache: bool = True,
     report: str | Path | None = None,
+    kit: bool = False,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -71,6 +73,7 @@ def convert(
         cache: start from the stages of an earlier conversion of the same model.
         report: where the report goes; beside the bundle by default. A refusal writes it too, a usage error only if
             this names it.
+        kit: make a compile kit, which is finished where the vendor's compiler is, and return its path.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -98,6 +101,7 @@ def convert(
         keep_failed,
         cache,
         Path(report) if report else None,
+        kit,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 
@@ -135,7 +139,8 @@ def run(
         reporter.tell("source", str(options.model))
         prepared = prepare(options)
         with Target(prepared.out, replace=options.replace) as target:
-            chosen = _first_that_passes(prepared, target, reporter, outcomes)
+            make = make_kit if options.kit else _first_that_passes
+            chosen = make(prepared, target, reporter, outcomes)
             reporter.tell("seal", str(prepared.out))
             target.publish()
     except SatchelError as error:
