@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # A new format is one file here, and this line.
-_MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
+_MODULES = {"onnx": ".onnx", "tflite": ".tflite", "neuron": ".neuron"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Plan:
     scheme: Scheme
     engine: Engine
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
+    compiler: tuple[str, ...] = ()  # arguments of the vendor's compiler, where the format has one
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
 
 

@@ -174,7 +174,9 @@ def _missing(writer: Format) -> ToolchainError | None:
             return ToolchainError(
                 f"Cannot convert to {writer.name}.",
                 why=f"the package '{package}' is not installed",
-                fix=f"pip install 'satchel[{writer.extra}]'",
+                fix=f"pip install 'satchel[{writer.extra}]'"
+                if writer.recipe is None
+                else "add --kit: that writes a compile kit, to be finished on a machine that has it",
             )
     return None
 

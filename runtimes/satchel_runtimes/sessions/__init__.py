@@ -25,6 +25,7 @@ Tensors = dict[str, np.ndarray]
 _MODULES = {
     "onnx": ".onnx",
     "tflite": ".tflite",
+    "neuron": ".neuron",
 }
 
 
