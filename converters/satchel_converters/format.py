@@ -23,6 +23,7 @@ __all__ = [
     "Calibration",
     "Format",
     "Plan",
+    "Recipe",
     "Scheme",
     "check_scheme",
     "copy_twin",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 # A new format is one file here, and this line.
-_MODULES = {"onnx": ".onnx", "tflite": ".tflite", "torchscript": ".torchscript"}
+_MODULES = {"onnx": ".onnx", "tflite": ".tflite", "torchscript": ".torchscript", "neuron": ".neuron"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Plan:
     scheme: Scheme
     engine: Engine
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
+    compiler: tuple[str, ...] = ()  # arguments of the vendor's compiler, where the format has one
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
     io: str = "float32"  # what the graph's float inputs and outputs are stored as; or int8, where the scheme has it
 
@@ -77,6 +79,20 @@ class Artifact:
 
 # Samples to calibrate on, encoded as the device will encode them: of a component's name, its inputs at batch 1.
 Calibration = Callable[[str], Iterable[Mapping[str, np.ndarray]]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a machine that has the vendor's compiler finishes a compile kit, as plain data for its `finish.py`."""
+
+    module: str  # to import; its `trace` compiles one graph at one shape
+    packages: tuple[str, ...]  # the distributions whose versions the bundle records; the first is the module's own
+    version: str  # the range of the first
+    install: str  # the command that brings them
+    arguments: Mapping[str, Any]  # of `trace`, beside the model, its example inputs and `compiler_workdir`
+    graphs: tuple[Graph, ...]  # as the finished bundle has them, in the order of the traced ones
+    config: Mapping[str, Any]  # what config.json has in addition, by key
+    torch: str | None = None  # a torch older than this one that must read the traced file: 1.13.1
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,8 @@ class Format:
     plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
     apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
+    # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
+    recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
     about: str = ""
     notes: tuple[str, ...] = field(default=())
 

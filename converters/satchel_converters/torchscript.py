@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
@@ -22,10 +24,9 @@ from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin
 from .shapes import OTHER_SHAPES, difference, dynamic_shapes, resized, static_shapes
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-__all__ = ["FORMAT", "save_trace", "trace"]
+__all__ = ["FORMAT", "call_of", "error_of", "save_trace", "trace"]
 
 _TOLERANCE = 1e-4  # as in onnx_export
 _TO = "convert to TorchScript"
@@ -182,7 +183,7 @@ def _export_program(component: Component, out: Path) -> Graph:
             fix="convert to another format or scheme",
         ) from None
     torch.export.save(program, out / file)
-    worst = _difference(component, torch.export.load(out / file).module())
+    worst = error_of(component, torch.export.load(out / file).module())
     if worst > _TOLERANCE:
         raise SupportError(
             f"Cannot export {component.name} with torch.export.",
@@ -211,30 +212,41 @@ def _error(
     torch = need("torch", extra="convert", to=_TO, of="satchel")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        loaded = torch.jit.load(str(file))
-    return _difference(component, loaded, shapes, padded=padded)
+        return error_of(component, torch.jit.load(str(file)), shapes, padded=padded)
 
 
-def _difference(
+def error_of(
     component: Component,
-    loaded: Any,  # Any: a script, or an exported program's module
+    module: Any,  # Any: a script, or an exported program's module
     shapes: Sequence[tuple[int, int]] = OTHER_SHAPES,
     *,
     padded: bool = False,
 ) -> float:
+    """`shapes.difference` of what was traced; infinite for a shape that it cannot take at all."""
     import torch
 
-    names = [each.name for each in component.outputs]
-
-    def call(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = loaded(*(torch.from_numpy(inputs[each.name]) for each in component.inputs))
-        return {name: value.numpy() for name, value in zip(names, found, strict=True)}
-
+    call = call_of(module, [each.name for each in component.inputs], [each.name for each in component.outputs])
     try:
         with torch.inference_mode():
             return difference(component, call, shapes, padded=padded)
-    except (RuntimeError, IndexError):  # a shape that the trace cannot take at all
+    except (RuntimeError, IndexError):
         return float("inf")
+
+
+def call_of(
+    module: Any,  # Any: as above
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What was traced as a callable by name."""
+    import torch
+
+    def call(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.inference_mode():
+            found = module(*(torch.from_numpy(np.ascontiguousarray(tensors[name])) for name in inputs))
+        return {name: value.numpy() for name, value in zip(outputs, found, strict=True)}
+
+    return call
 
 
 def _quantize(module: torch.nn.Module, *, reduced: bool) -> torch.nn.Module:

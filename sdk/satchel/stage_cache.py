@@ -90,10 +90,13 @@ def _key(job: Job) -> str:
         "tasks": job.tasks,
         "format": job.plan.format,
         "scheme": job.plan.scheme.name,
+        "engine": job.plan.engine.name,
         "opset": job.plan.engine.opset,
         "ir": job.plan.engine.ir,
         "buckets": job.plan.buckets,
+        "compiler": job.plan.compiler,
         "max_length": job.max_length,
+        "kit": job.kit,
         "packages": {name: _version(name) for name in _PACKAGES},
         "code": _code_digest(),
     }

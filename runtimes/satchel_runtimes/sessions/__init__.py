@@ -29,6 +29,7 @@ _MODULES = {
     "onnx": ".onnx",
     "tflite": ".tflite",
     "torchscript": ".torchscript",
+    "neuron": ".neuron",
 }
 
 
