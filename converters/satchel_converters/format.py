@@ -88,6 +88,7 @@ class Format:
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
     apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
     about: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)  # the range of a package's versions that does
     notes: tuple[str, ...] = field(default=())
 
     def versions(self) -> dict[str, str]:

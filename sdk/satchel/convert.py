@@ -48,6 +48,9 @@ def convert(
     report: str | Path | None = None,
     calibration: str | Path | None = None,
     io_dtype: str = "float32",
+    toolchain: str | None = None,
+    max_convert_memory_mb: float | None = None,
+    max_convert_seconds: float | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -77,6 +80,10 @@ def convert(
             ranges of its activations; built-in texts by default.
         io_dtype: "int8" stores float inputs and outputs of int8-static as int8, for an application that runs the graph
             itself; satchel's sessions take and give float32 all the same.
+        toolchain: convert in this toolchain's own environment (`satchel toolchain list`); by default that is used where
+            this environment lacks a package of the format.
+        max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
+            it is stopped beyond.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -106,6 +113,9 @@ def convert(
         Path(report) if report else None,
         Path(calibration) if calibration else None,
         io_dtype,
+        toolchain=toolchain,
+        max_convert_memory_mb=max_convert_memory_mb,
+        max_convert_seconds=max_convert_seconds,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from satchel_converters.format import Format, Plan, format_of
+from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
-from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+from satchel_runtimes.errors import SatchelError, SupportError, UsageError
 
 from .gates import GATES, Budget
 from .inputs import read_inputs
+from .room import check_room, room_for
 
 __all__ = ["Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
+LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class Options:
     report: Path | None = None
     calibration: Path | None = None
     io_dtype: str = "float32"
+    toolchain: str | None = None
+    max_convert_memory_mb: float | None = None
+    max_convert_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Candidate:
     scheme: str
     plan: Plan | None
     problem: SatchelError | None = None
+    room: Room = HERE  # where it is made
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def prepare(options: Options) -> Prepared:
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
-    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb"):
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
@@ -137,15 +144,17 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
             why=f"the device runs {', '.join(profile.formats)}",
             fix="leave --format out, or choose another device",
         )
+    check_room(options.toolchain, options.max_convert_memory_mb, formats)
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        missing = _missing(writer)
+        room, missing = room_for(
+            writer, options.toolchain, memory_mb=options.max_convert_memory_mb, seconds=options.max_convert_seconds
+        )
         schemes = (options.quantize,) if options.quantize else writer.preferred(profile.schemes, convolutional)
         for scheme in schemes:
-            found.append(
-                Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
-            )
+            made = Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
+            found.append(dataclasses.replace(made, room=room))
     if all(each.problem for each in found):
         problem = found[0].problem
         if problem is not None:
@@ -173,21 +182,6 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
             why=f"the device runs {name}, and this version of satchel has no converter for it yet",
             fix="choose a device that runs onnx (satchel devices), or a later version of satchel",
         ) from None
-
-
-def _missing(writer: Format) -> ToolchainError | None:
-    """What is missing, found without importing it; a stub shows when it is imported.
-
-    It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
-    """
-    for package in writer.packages:
-        if importlib.util.find_spec(package) is None:
-            return ToolchainError(
-                f"Cannot convert to {writer.name}.",
-                why=f"the package '{package}' is not installed",
-                fix=f"pip install 'satchel[{writer.extra}]'",
-            )
-    return None
 
 
 def _not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:
