@@ -25,6 +25,7 @@ __all__ = ["install", "remove"]
 # What would make pip look at, or write to, another place than the new environment.
 _LEADS_AWAY = ("PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON")
 _VERSIONS = "import importlib.metadata as m, json; print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+_NEWS = ("Collecting ", "Processing ", "Downloading ", "Building ", "Installing ", "Successfully ", "ERROR: ")
 _NO_NETWORK = (
     "NewConnectionError",
     "NameResolutionError",
@@ -106,7 +107,7 @@ def _make(toolchain: Toolchain, base: Path, folder: Path, tell: Callable[[str], 
 
 
 def _run(toolchain: Toolchain, command: Sequence[str], tell: Callable[[str], None]) -> None:
-    """One step; its output is told line by line, and kept for the complaint."""
+    """One step; what is news of its output is told, and all of it kept for a complaint."""
     environment = {name: value for name, value in os.environ.items() if name not in _LEADS_AWAY}
     said: list[str] = []
     with subprocess.Popen(
@@ -122,7 +123,8 @@ def _run(toolchain: Toolchain, command: Sequence[str], tell: Callable[[str], Non
         try:
             for line in process.stdout:
                 said.append(line.strip())
-                tell(line.strip())
+                if line.startswith(_NEWS):
+                    tell(line.strip().partition(" (from ")[0])
         except BaseException:  # Ctrl-C: pip must not go on writing into a folder that is being removed
             kill_tree(process)
             raise
@@ -140,7 +142,7 @@ def _complaint(toolchain: Toolchain, said: str) -> SatchelError:
         why = f"the disk is full; it takes about {toolchain.disk_mb} MiB in {toolchains_folder()}"
         fix = "free some space, or set SATCHEL_CACHE to a larger disk"
     elif "No matching distribution found" in said:
-        fix = "the index of pip must have these versions for this Python and system: see pip config list, or --python"
+        fix = "pip's index must be reachable and have this version for this Python and system: see pip config list, or --python"
     elif "ensurepip" in said:
         why, fix = (
             "this Python cannot make virtual environments",
