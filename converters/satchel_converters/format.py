@@ -116,6 +116,7 @@ class Format:
     # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
     recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
     about: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)  # the range of a package's versions that does
     notes: tuple[str, ...] = field(default=())
 
     def versions(self) -> dict[str, str]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from satchel_converters.format import Format, Plan, check_scheme, format_of
+from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
-from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+from satchel_runtimes.errors import SatchelError, SupportError, UsageError
 
 from .gates import GATES, Budget
 from .inputs import read_inputs
+from .room import check_room, room_for
 
 __all__ = ["Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
+LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,9 @@ class Options:
     kit: bool = False
     formats: Sequence[str] = ()  # of a comparison: only these, in the profile's order
     schemes: Sequence[str] = ()
+    toolchain: str | None = None
+    max_convert_memory_mb: float | None = None
+    max_convert_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Candidate:
     scheme: str
     plan: Plan | None
     problem: SatchelError | None = None
+    room: Room = HERE  # where it is made
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def prepare(options: Options) -> Prepared:
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
-    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb"):
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
@@ -146,14 +153,14 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
                 why=f"the device runs {', '.join(profile.formats)}",
                 fix=f"leave --{'format' if options.format else 'formats'} out, or choose another device",
             )
+    check_room(options.toolchain, options.max_convert_memory_mb, formats)
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        missing = _kitless(writer) if options.kit else _missing(writer)
+        room, missing = _room(writer, options)
         for scheme in wanted if named else writer.preferred(wanted, convolutional):
-            found.append(
-                Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
-            )
+            made = Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
+            found.append(dataclasses.replace(made, room=room))
     if all(each.problem for each in found):
         problem = found[0].problem
         if problem is not None:
@@ -193,21 +200,12 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
         ) from None
 
 
-def _missing(writer: Format) -> ToolchainError | None:
-    """What is missing, found without importing it; a stub shows when it is imported.
-
-    It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
-    """
-    for package in writer.packages:
-        if importlib.util.find_spec(package) is None:
-            return ToolchainError(
-                f"Cannot convert to {writer.name}.",
-                why=f"the package '{package}' is not installed",
-                fix=f"pip install 'satchel[{writer.extra}]'"
-                if writer.recipe is None
-                else "add --kit: that writes a compile kit, to be finished on a machine that has it",
-            )
-    return None
+def _room(writer: Format, options: Options) -> tuple[Room, SatchelError | None]:
+    if options.kit:
+        return Room(None, options.max_convert_memory_mb, options.max_convert_seconds), _kitless(writer)
+    return room_for(
+        writer, options.toolchain, memory_mb=options.max_convert_memory_mb, seconds=options.max_convert_seconds
+    )
 
 
 def _check_kit(options: Options) -> None:
