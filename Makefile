@@ -77,7 +77,9 @@ benchmarks: install
 	sh benchmarks/peers/make_env.sh optimum
 	$(BIN)/python benchmarks/predict_overhead.py
 	$(BIN)/python benchmarks/int8_speed.py
+	$(BIN)/python benchmarks/tflite_speed.py
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/convert_tflite.py
 	$(BIN)/python benchmarks/convert_vs_optimum.py
 
 clean:

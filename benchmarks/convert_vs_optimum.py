@@ -24,7 +24,9 @@ CLI = ROOT / ".cache/peers/optimum/bin/optimum-cli"
 def satchel(folder: Path, scheme: str) -> tuple[Cost, dict[str, float]]:
     """One conversion in a process of its own, and the seconds of its stages."""
     out = folder / f"{scheme}.satchel"
-    cost = run([sys.executable, "-c", CONVERT, str(MODEL), scheme, str(out)], {"SATCHEL_CACHE": str(folder / "cache")})
+    cost = run(
+        [sys.executable, "-c", CONVERT, str(MODEL), scheme, str(out), "onnx"], {"SATCHEL_CACHE": str(folder / "cache")}
+    )
     seconds: dict[str, float] = json.loads((folder / f"{scheme}.report.json").read_text())["seconds"]
     return cost, seconds
 
