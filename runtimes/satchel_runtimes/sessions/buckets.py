@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -33,6 +33,14 @@ class BucketSession:
         self._graph = graph
         self._used: Optional[Callable[[], Used]] = used
         self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
+        # Where each dynamic axis is read, once: this is run for every call, and a call may take less than a millisecond.
+        self._places = {
+            axis: (spec.name, place)
+            for spec in reversed(graph.inputs)
+            for place, axis in enumerate(spec.shape)
+            if isinstance(axis, str)
+        }
+        self._dtypes: dict[str, Any] = {spec.name: np.dtype(spec.dtype) for spec in graph.inputs}  # Any: numpy dtypes
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -66,12 +74,7 @@ class BucketSession:
 
     def _sizes(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The dynamic axes of this call, by name."""
-        return {
-            axis: tensors[spec.name].shape[place]
-            for spec in self.inputs
-            for place, axis in enumerate(spec.shape)
-            if isinstance(axis, str)
-        }
+        return {axis: tensors[name].shape[place] for axis, (name, place) in self._places.items()}
 
     def _smallest(self, sizes: Mapping[str, int]) -> Bucket:
         for bucket in self._buckets:
@@ -89,23 +92,23 @@ class BucketSession:
         made = {}
         for spec in self.inputs:
             rows = tensors[spec.name][start : start + compiled]
-            shape = [
-                bucket.axes.get(axis, rows.shape[place]) if isinstance(axis, str) else axis
-                for place, axis in enumerate(spec.shape)
-            ]
-            if rows.shape == tuple(shape) and rows.dtype == spec.dtype:
-                made[spec.name] = rows
+            dtype = self._dtypes[spec.name]
+            shape = tuple(
+                [
+                    bucket.axes.get(axis, rows.shape[place]) if isinstance(axis, str) else axis
+                    for place, axis in enumerate(spec.shape)
+                ]
+            )
+            if rows.shape == shape:
+                made[spec.name] = rows if rows.dtype == dtype else rows.astype(dtype)
                 continue
-            padded: np.ndarray = np.full(shape, spec.padding or 0, dtype=spec.dtype)
-            padded[tuple(slice(0, size) for size in rows.shape)] = rows
+            padded: np.ndarray = np.full(shape, spec.padding, dtype) if spec.padding else np.zeros(shape, dtype)
+            padded[tuple([slice(size) for size in rows.shape])] = rows
             made[spec.name] = padded
         return made
 
     def _joined(self, spec: TensorSpec, parts: list[np.ndarray], sizes: Mapping[str, int]) -> np.ndarray:
         whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        wanted = tuple(
-            slice(0, sizes.get(axis, whole.shape[place])) if isinstance(axis, str) else slice(None)
-            for place, axis in enumerate(spec.shape)
-        )
+        wanted = tuple([slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in spec.shape])
         result: np.ndarray = whole[wanted]
         return result
