@@ -18,7 +18,17 @@ from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
 
-__all__ = ["Artifact", "Calibration", "Format", "Plan", "Scheme", "copy_twin", "format_of", "list_formats"]
+__all__ = [
+    "Artifact",
+    "Calibration",
+    "Format",
+    "Plan",
+    "Recipe",
+    "Scheme",
+    "copy_twin",
+    "format_of",
+    "list_formats",
+]
 
 # A new format is one file here, and this line.
 _MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
@@ -70,6 +80,20 @@ Calibration = Callable[[str], Iterable[Mapping[str, np.ndarray]]]
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How a machine that has the vendor's compiler finishes a compile kit, as plain data for its `finish.py`."""
+
+    module: str  # to import; its `trace` compiles one graph at one shape
+    packages: tuple[str, ...]  # the distributions whose versions the bundle records; the first is the module's own
+    version: str  # the range of the first
+    install: str  # the command that brings them
+    arguments: Mapping[str, Any]  # of `trace`, beside the model, its example inputs and `compiler_workdir`
+    graphs: tuple[Graph, ...]  # as the finished bundle has them, in the order of the traced ones
+    config: Mapping[str, Any]  # what config.json has in addition, by key
+    torch: str | None = None  # a torch older than this one that must read the traced file: 1.13.1
+
+
+@dataclass(frozen=True)
 class Format:
     """One target format.
 
@@ -87,6 +111,8 @@ class Format:
     plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
     apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
+    # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
+    recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
     about: str = ""
     notes: tuple[str, ...] = field(default=())
 

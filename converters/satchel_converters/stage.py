@@ -43,6 +43,7 @@ class Job:
     tasks: tuple[str, ...]
     plan: Plan  # of the format's fp32, or of a scheme that its export makes
     max_length: int | None = None
+    kit: bool = False  # traced for a compiler on another machine, instead of the format's own export
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _write_job(job: Job, folder: Path) -> None:
         "trust_remote_code": job.source.trust_remote_code,
     }
     plan = to_plain(job.plan)
-    text = json.dumps({"source": source, "tasks": job.tasks, "plan": plan, "max_length": job.max_length})
+    rest = {"tasks": job.tasks, "plan": plan, "max_length": job.max_length, "kit": job.kit}
+    text = json.dumps({"source": source, **rest})
     (folder / JOB).write_text(text)
 
 
@@ -125,7 +127,7 @@ def read_job(folder: Path) -> Job:
         raw["source"]["revision"],
         raw["source"]["trust_remote_code"],
     )
-    return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"])
+    return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"], raw["kit"])
 
 
 Tell = Callable[[str, str, int, int], None]  # stage, message, step, total

@@ -25,7 +25,7 @@ from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
-from .shapes import difference, resized
+from .shapes import difference, lengths_of, resized
 
 if TYPE_CHECKING:
     import torch
@@ -147,13 +147,11 @@ def _signature(shape: _Shape) -> str:
 
 
 def _shapes(component: Component, buckets: Sequence[int]) -> list[_Shape]:
-    """One for each of the profile's buckets that the model takes, or for the longest that it takes where that is less."""
-    axes = {axis.name: axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    """One for each length that the model is compiled for; of a model without lengths, the one that there is."""
+    axes = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
     if "sequence" not in axes:
         return [{"batch": 1}]
-    longest = axes["sequence"].maximum
-    taken = [length for length in buckets if longest is None or length <= longest] or [longest or 128]
-    return [{"batch": 1, "sequence": length} for length in taken]
+    return [{"batch": 1, "sequence": length} for length in lengths_of(component, buckets)]
 
 
 def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None:

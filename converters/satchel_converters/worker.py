@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
-from .format import Artifact, Format, format_of
+from .component import Component
+from .format import Artifact, Format, Plan, format_of
+from .kit import PARITY
 from .samples import calibration_items, golden_items
 from .source import SourceModel
 from .stage import CALIBRATION, ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
@@ -46,11 +48,12 @@ def _run(folder: Path) -> None:
     from .capture import capture, load_model  # torch, which nothing above needs
     from .reference import reference_answers
 
-    loaded = load_model(job.source, job.tasks[0])
+    # The oldest torch that reads a kit has no fused attention.
+    loaded = load_model(job.source, job.tasks[0], attention="eager" if job.kit else None)
     components = capture(loaded)
     tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
-    twin = chosen.export(components, job.plan, folder)
+    twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.tokenizer, job.source, folder)
     facts = _facts(job, loaded.tokenizer)
     entries = [task_class(name).entry(facts) for name in job.tasks]
@@ -62,7 +65,20 @@ def _run(folder: Path) -> None:
     (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(tasks, items, answers)))
     (folder / INPUTS).write_text(inputs_to_json(items))
     (folder / CALIBRATION).write_text(inputs_to_json(calibration_items(job.tasks[0], facts)))
-    _write_stage(folder, chosen, twin, entries, processors)
+    if job.kit:
+        from .kit.trace import replay
+
+        tell("verify", f"{len(items)} golden samples through the trace")
+        (folder / PARITY).write_text(json.dumps(replay(twin, tasks, items, answers)))
+    versions = _versions(("torch", "transformers")) if job.kit else chosen.versions()
+    _write_stage(folder, versions, twin, entries, processors)
+
+
+def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder: Path) -> Artifact:
+    from .kit.trace import trace
+
+    assert chosen.recipe is not None  # else the options were refused
+    return trace(components, plan.buckets, folder, reader=chosen.recipe(plan, ()).torch)
 
 
 def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
@@ -90,17 +106,24 @@ def _save_processors(tokenizer: Any, source: SourceModel, folder: Path) -> list[
 
 
 def _write_stage(
-    folder: Path, writer: Format, twin: Artifact, entries: Sequence[TaskEntry], processors: Sequence[str]
+    folder: Path,
+    versions: Mapping[str, str],
+    twin: Artifact,
+    entries: Sequence[TaskEntry],
+    processors: Sequence[str],
 ) -> None:
-    shared = {name: importlib.metadata.version(name) for name in ("tokenizers", "numpy")}
     raw = {
         "graphs": [to_plain(graph) for graph in twin.graphs],
         "entries": [to_plain(entry) for entry in entries],
         "files": twin.files,
         "processors": processors,
-        "toolchain": dict(sorted({**writer.versions(), **shared}.items())),
+        "toolchain": dict(sorted({**versions, **_versions(("tokenizers", "numpy"))}.items())),
     }
     (folder / STAGE).write_text(json.dumps(raw))
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def tell(stage: str, message: str = "", *, step: int = 0, total: int = 0) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Optional, Union
 
 from .errors import IntegrityError, UsageError
-from .manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
+from .manifest import KIT_NAME, MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest
 from .onnx_file import external_data
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def open_bundle(path: Union[str, Path], *, verify: str = "always", allow_failed:
         allow_failed: open a bundle that its gates refused (`convert --keep-failed`).
 
     Raises:
-        UsageError: there is no bundle at `path`.
+        UsageError: there is no bundle at `path`, or a compile kit.
         IntegrityError: a missing, added or altered byte, a symlink, a path that leaves the bundle, another schema.
     """
     if verify not in VERIFY:
@@ -90,6 +90,12 @@ def open_bundle(path: Union[str, Path], *, verify: str = "always", allow_failed:
 
 def _open_folder(root: Path, verify: str) -> Bundle:
     manifest_file = root / MANIFEST_NAME
+    if not manifest_file.is_file() and (root / KIT_NAME).is_file():
+        raise UsageError(
+            f"Cannot open the bundle {root}.",
+            why="it is a compile kit, not a bundle: its graphs are not compiled yet",
+            fix=f"run python {root / 'finish.py'} on a machine with the compiler; {root / 'README.txt'} says which",
+        )
     if not manifest_file.is_file():
         raise _broken(root, f"it holds no {MANIFEST_NAME}")
     _refuse_links(root, MANIFEST_NAME)

@@ -23,6 +23,7 @@ from .tensors import pack_tensors, unpack_tensors
 
 __all__ = [
     "MAX_ELEMENTS",
+    "RAW_LIMIT",
     "Answers",
     "GoldenItem",
     "Replay",
@@ -40,7 +41,7 @@ __all__ = [
 
 MAX_ELEMENTS = 64_000  # values of one golden file; beyond, seeded positions, norms and top entries stand for the rest
 
-_RAW_LIMIT = 65_536  # values of one raw output that are compared
+RAW_LIMIT = 65_536  # values of one raw output that are compared
 _RAW_VALUES = 32  # of each raw output in a bundle; what the user sees gets the rest
 _WHOLE, _SPREAD, _LISTED = 0, 1, 2  # how a record's positions are found again
 
@@ -77,8 +78,8 @@ def answers_of(task: Task, row: Row, outputs: Tensors, place: int = 0) -> dict[s
     scores = task.score(outputs, row)
     answers = {f"{place}/judged/{name}": np.array(scores[name]) for name in task.judged}
     for name, value in outputs.items():
-        if value.size > _RAW_LIMIT:
-            value = value.ravel()[spread_positions(value.size, _RAW_LIMIT, 0)]
+        if value.size > RAW_LIMIT:
+            value = value.ravel()[spread_positions(value.size, RAW_LIMIT, 0)]
         answers[f"{place}/raw/{name}"] = np.array(value)
     return answers
 

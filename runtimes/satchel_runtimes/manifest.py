@@ -19,6 +19,7 @@ from .errors import IntegrityError
 from .toolchain import satisfies
 
 __all__ = [
+    "KIT_NAME",
     "MANIFEST_NAME",
     "SCHEMAS",
     "Engine",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "bundle.json"
+KIT_NAME = "kit.json"  # of a compile kit, which becomes a bundle where the vendor's compiler is
 SCHEMAS = (1,)  # every schema that this runtime reads; the last is the one that it writes
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024  # 20,000 class labels take 1 MB; beyond this somebody is playing tricks
 MAX_MANIFEST_DEPTH = 32

@@ -15,6 +15,7 @@ import satchel_runtimes
 from satchel_runtimes.errors import Cancelled, SatchelError, ToolchainError, UsageError
 
 from .attempt import Stages, attempt, stopped
+from .kit import make_kit
 from .options import Options, Prepared, names_of, prepare
 from .pack import seal
 from .progress import Callback, Reporter
@@ -48,6 +49,7 @@ def convert(
     report: str | Path | None = None,
     calibration: str | Path | None = None,
     io_dtype: str = "float32",
+    kit: bool = False,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -77,6 +79,7 @@ def convert(
             ranges of its activations; built-in texts by default.
         io_dtype: "int8" stores float inputs and outputs of int8-static as int8, for an application that runs the graph
             itself; satchel's sessions take and give float32 all the same.
+        kit: make a compile kit, which is finished where the vendor's compiler is, and return its path.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -106,6 +109,7 @@ def convert(
         Path(report) if report else None,
         Path(calibration) if calibration else None,
         io_dtype,
+        kit,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 
@@ -143,7 +147,8 @@ def run(
         reporter.tell("source", str(options.model))
         prepared = prepare(options)
         with Target(prepared.out, replace=options.replace) as target:
-            chosen = _first_that_passes(prepared, target, reporter, outcomes)
+            make = make_kit if options.kit else _first_that_passes
+            chosen = make(prepared, target, reporter, outcomes)
             reporter.tell("seal", str(prepared.out))
             target.publish()
     except SatchelError as error:

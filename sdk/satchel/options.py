@@ -48,6 +48,7 @@ class Options:
     report: Path | None = None
     calibration: Path | None = None
     io_dtype: str = "float32"
+    kit: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,9 @@ class Prepared:
 def names_of(options: Options) -> tuple[Path, Path]:
     """Where the bundle and the report go."""
     name = Path(str(options.model).rstrip("/")).name or "model"
-    out = Path(options.out) if options.out else Path(f"{name}.satchel")
-    report = (
-        Path(options.report) if options.report else out.with_name(f"{out.name.removesuffix('.satchel')}.report.json")
-    )
+    out = Path(options.out) if options.out else Path(f"{name}.kit" if options.kit else f"{name}.satchel")
+    stem = out.name.removesuffix(".satchel").removesuffix(".kit")
+    report = Path(options.report) if options.report else out.with_name(f"{stem}.report.json")
     return out, report
 
 
@@ -103,6 +103,7 @@ def prepare(options: Options) -> Prepared:
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
             raise UsageError(f"Cannot use --{flag} {value}.", why="it is not above zero", fix="give a positive number")
+    _check_kit(options)
     out, report = names_of(options)
     profile = load_profile(options.device)
     if options.format is not None:
@@ -140,7 +141,7 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        missing = _missing(writer)
+        missing = _kitless(writer) if options.kit else _missing(writer)
         schemes = (options.quantize,) if options.quantize else writer.preferred(profile.schemes, convolutional)
         for scheme in schemes:
             found.append(
@@ -188,6 +189,34 @@ def _missing(writer: Format) -> ToolchainError | None:
                 fix=f"pip install 'satchel[{writer.extra}]'",
             )
     return None
+
+
+def _check_kit(options: Options) -> None:
+    """Raises: UsageError for what is asked of a bundle's measurements, which a kit cannot have."""
+    asked = {
+        "--max-latency-ms": options.max_latency_ms is not None,
+        "--max-memory-mb": options.max_memory_mb is not None,
+        "--prefer": options.prefer != PREFERENCES[0],
+        "--require": bool(options.require),
+        "--keep-failed": options.keep_failed,
+    }
+    for name in (name for name, is_asked in asked.items() if options.kit and is_asked):
+        raise UsageError(
+            f"Cannot use {name} with --kit.",
+            why="nothing is compiled yet, so nothing can be measured",
+            fix=f"leave {name} out; bench and verify the bundle where it runs",
+        )
+
+
+def _kitless(writer: Format) -> SupportError | None:
+    """A kit needs nothing of the format's toolchain, but a format that works with one."""
+    if writer.recipe is not None:
+        return None
+    return SupportError(
+        f"Cannot make a compile kit for {writer.name}.",
+        why="its converter does all of its work on this machine",
+        fix="leave --kit out, or choose a device whose compiler is its vendor's own, such as inf2",
+    )
 
 
 def _not_one_of(option: str, value: str, choices: Sequence[str]) -> UsageError:

@@ -19,7 +19,7 @@ from satchel_runtimes.parity import Record
 from .gates import Evidence, Verdict
 from .options import Prepared
 
-__all__ = ["pack", "pack_twin", "seal", "write_artifact_answers"]
+__all__ = ["digests", "pack", "pack_twin", "seal", "write_artifact_answers"]
 
 _GOLDEN = Golden("golden/inputs.json", "golden/reference.safetensors", "golden/artifact.safetensors")
 
@@ -84,11 +84,7 @@ def seal(
 
 def _manifest(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, folder: Path) -> Manifest:
     source = prepared.source
-    files = {
-        file.relative_to(folder).as_posix(): _digest(file)
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST_NAME
-    }
+    files = digests(folder)
     # A local folder's path is nobody's business on a device.
     identity = source.name if Path(source.id).is_absolute() else source.id
     return Manifest(
@@ -110,6 +106,15 @@ def _manifest(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, 
         toolchain={"satchel": satchel_runtimes.__version__, **stage.toolchain},
         files=files,
     )
+
+
+def digests(folder: Path) -> dict[str, FileDigest]:
+    """Of every file below a folder but the manifest."""
+    return {
+        file.relative_to(folder).as_posix(): _digest(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST_NAME
+    }
 
 
 def _digest(file: Path) -> FileDigest:

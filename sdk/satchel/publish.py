@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from satchel_runtimes.errors import SatchelError, UsageError
-from satchel_runtimes.manifest import MANIFEST_NAME
+from satchel_runtimes.manifest import KIT_NAME, MANIFEST_NAME
 
 try:
     import fcntl
@@ -159,7 +159,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _holds_something_else(path: Path) -> bool:
     """Whether replacing `path` would throw away a folder that satchel did not make."""
-    if not path.is_dir() or path.is_symlink() or (path / MANIFEST_NAME).is_file():
+    if not path.is_dir() or path.is_symlink() or any((path / name).is_file() for name in (MANIFEST_NAME, KIT_NAME)):
         return False
     return any(path.iterdir())
 

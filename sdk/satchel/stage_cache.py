@@ -94,6 +94,7 @@ def _key(job: Job) -> str:
         "ir": job.plan.engine.ir,
         "buckets": job.plan.buckets,
         "max_length": job.max_length,
+        "kit": job.kit,
         "packages": {name: _version(name) for name in _PACKAGES},
         "code": _code_digest(),
     }

@@ -27,7 +27,7 @@ from .options import Prepared
 from .pack import pack_twin, write_artifact_answers
 from .progress import Reporter
 
-__all__ = ["estimate", "machine_kind", "stands_for", "try_candidate"]
+__all__ = ["estimate", "limits_for", "machine_kind", "stands_for", "try_candidate"]
 
 LENGTHS = (16, 128)  # tokens; a short question and a paragraph
 _BATCH = 8

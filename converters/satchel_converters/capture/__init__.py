@@ -35,8 +35,11 @@ class Loaded:
     tokenizer: transformers.PreTrainedTokenizerBase
 
 
-def load_model(source: SourceModel, task_name: str) -> Loaded:
+def load_model(source: SourceModel, task_name: str, attention: str | None = None) -> Loaded:
     """Load weights in float32 and the tokenizer, and check that every weight of the model came from the checkpoint.
+
+    Args:
+        attention: an implementation by transformers' name ("eager"); its own choice by default.
 
     Raises:
         ToolchainError: torch or transformers is missing.
@@ -47,6 +50,7 @@ def load_model(source: SourceModel, task_name: str) -> Loaded:
     transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
     _quiet(transformers)
     task = task_class(task_name)
+    chosen = {"attn_implementation": attention} if attention else {}
     common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
     auto = getattr(transformers, task.auto_model)
     try:
@@ -56,6 +60,7 @@ def load_model(source: SourceModel, task_name: str) -> Loaded:
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **chosen,
             **common,
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **common)

@@ -38,6 +38,9 @@ __all__ = ["convert", "show"]
 @click.option("--no-cache", is_flag=True, help="Capture and export again, even if an earlier run did.")
 @click.option("--report", type=click.Path(path_type=Path), help="Where the report goes.  [default: beside the bundle]")
 @click.option(
+    "--kit", is_flag=True, help="Write a compile kit, to be finished where the vendor's compiler is (inf1, inf2 …)."
+)
+@click.option(
     "--dry-run", is_flag=True, help="Say what would be done, what would be refused, and how large it would be."
 )
 @click.option("--json", "json_", is_flag=True, help="The report on stdout, as JSON.")
@@ -69,6 +72,8 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
     if not json_:
         show(done.report)
         click.echo(f"\n{done.bundle}")
+        if options.kit and not quiet:
+            click.echo(f"a kit, not a bundle yet; where the compiler is: python {done.bundle / 'finish.py'}", err=True)
 
 
 def show(report: dict[str, Any]) -> None:
@@ -76,6 +81,8 @@ def show(report: dict[str, Any]) -> None:
         rows = [(verdict["gate"], verdict["status"].replace("_", " "), verdict["why"]) for verdict in each["verdicts"]]
         table(f"{each['format']} {each['scheme']}", ("gate", "verdict", "figures"), rows)
     chosen = next(each for each in report["candidates"] if each["passed"])
+    if report["kit"]:
+        return  # how large the bundle is shows when it is compiled
     before, after = report["source_bytes"], chosen["size_bytes"]
     smaller = f": {before / after:.1f} x smaller" if after < before else ""
     click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after{smaller}")
