@@ -19,12 +19,15 @@ from .onnx_file import external_data
 if TYPE_CHECKING:
     import zipfile
 
-__all__ = ["VERIFY", "Bundle", "cache_folder", "open_bundle", "sha256_of"]
+__all__ = ["CODE_FORMATS", "VERIFY", "Bundle", "cache_folder", "open_bundle", "sha256_of"]
 
 # hashlib and zipfile are imported where they are used: a fresh process that opens a folder whose hashes are remembered
 # needs neither, and the two take 8 ms of its 200.
 VERIFY = ("always", "once")
 _CHUNK = 1 << 20
+
+# Loading these runs what is in them: they are checked at every load, whatever was remembered, and only where `trust` is given.
+CODE_FORMATS = ("torchscript", "neuron")
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,7 @@ def _open_folder(root: Path, verify: str) -> Bundle:
         if found.st_size != digest.bytes:
             raise _broken(root, f"{name!r} has {found.st_size:,} bytes, the manifest says {digest.bytes:,}")
         stamps[name] = _stamp(found)
-    # A TorchScript file is code: it is checked at every load, whatever was remembered.
-    remembers = verify == "once" and manifest.target.format != "torchscript"
+    remembers = verify == "once" and manifest.target.format not in CODE_FORMATS
     memory = _Memory(root) if remembers else None
     if memory is not None and memory.holds(stamps):
         return Bundle(root, manifest, remembered=True)
