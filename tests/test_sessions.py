@@ -33,7 +33,7 @@ def float_bundles(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 @pytest.fixture(params=FORMATS)
 def loaded(request: pytest.FixtureRequest, float_bundles: dict[str, Path]) -> satchel.Predictor:
-    with load(float_bundles[request.param], threads=1) as predictor:
+    with load(float_bundles[request.param], threads=1, trust=True) as predictor:
         yield predictor
 
 
@@ -50,7 +50,7 @@ def rows(lengths: list[int], pad_to: int | None = None) -> dict[str, np.ndarray]
 def test_every_engine_gives_the_answers_of_the_others(float_bundles: dict[str, Path], length: int) -> None:
     answers = {}
     for name, bundle in float_bundles.items():
-        with load(bundle, threads=1) as predictor:
+        with load(bundle, threads=1, trust=True) as predictor:
             answers[name] = predictor.graphs["model"].run(rows([length]))["last_hidden_state"]
 
     expected = answers.pop("onnx")
@@ -102,7 +102,7 @@ def test_threads_do_not_disturb_each_other(loaded: satchel.Predictor) -> None:
 
 def test_a_closed_session_says_so(float_bundles: dict[str, Path]) -> None:
     for bundle in float_bundles.values():
-        predictor = load(bundle)
+        predictor = load(bundle, trust=True)
         session = predictor.graphs["model"]
         predictor.close()
 
@@ -118,7 +118,7 @@ def test_a_zip_serves_as_the_folder_does(loaded: satchel.Predictor, tmp_path: Pa
             if file.is_file():
                 archive.write(file, file.relative_to(folder).as_posix())
 
-    with load(packed, threads=1) as zipped:
+    with load(packed, threads=1, trust=True) as zipped:
         np.testing.assert_allclose(zipped.predict("the same"), loaded.predict("the same"), atol=1e-6)
 
 
@@ -137,7 +137,7 @@ def test_a_file_that_is_not_of_its_format_is_refused_before_the_engine_sees_it(
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
     with pytest.raises(IntegrityError) as caught:
-        load(bundle)
+        load(bundle, trust=True)
     assert file in str(caught.value)
 
 
@@ -153,7 +153,7 @@ def test_an_engine_that_is_too_old_is_refused_with_the_install_command(
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
     with pytest.raises(ToolchainError, match="pip install") as caught:
-        load(bundle)
+        load(bundle, trust=True)
     assert "99.0" in str(caught.value)
 
 
@@ -177,7 +177,7 @@ def test_lengths_of_a_static_format_share_their_weights(float_bundles: dict[str,
 def test_a_length_beyond_every_bucket_is_refused_by_the_session_and_cut_by_the_task(
     float_bundles: dict[str, Path],
 ) -> None:
-    with load(float_bundles["tflite"], threads=1) as predictor:
+    with load(float_bundles["tflite"], threads=1, trust=True) as predictor:
         with pytest.raises(UsageError, match="sequence 128"):
             predictor.graphs["model"].run(rows([129]))
 

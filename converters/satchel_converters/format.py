@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # A new format is one file here, and this line.
-_MODULES = {"onnx": ".onnx", "tflite": ".tflite"}
+_MODULES = {"onnx": ".onnx", "tflite": ".tflite", "torchscript": ".torchscript"}
 
 
 @dataclass(frozen=True)

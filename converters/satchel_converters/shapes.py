@@ -9,7 +9,7 @@ import numpy as np
 
 from .component import Axis, Component
 
-__all__ = ["OTHER_SHAPES", "difference", "lengths_of", "resized"]
+__all__ = ["OTHER_SHAPES", "difference", "resized", "static_shapes"]
 
 # Batch and length of the checks of a graph with dynamic axes; neither is a traced one, and the second batch has padding.
 OTHER_SHAPES = ((1, 5), (3, 23))
@@ -17,19 +17,15 @@ OTHER_SHAPES = ((1, 5), (3, 23))
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
-def lengths_of(component: Component, buckets: Sequence[int]) -> list[int]:
-    """The profile's buckets that the model takes, or the longest that it takes where that is less."""
-    longest = next(
-        (
-            axis.maximum
-            for each in component.inputs
-            for axis in each.axes
-            if isinstance(axis, Axis) and axis.name == "sequence"
-        ),
-        None,
-    )
-    taken = [length for length in buckets if longest is None or length <= longest]
-    return taken or [longest or 128]
+def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
+    """Sizes of the dynamic axes for formats without such: a profile's buckets that the model takes, or the longest that
+    it takes where that is less."""
+    axes = {axis.name: axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    if "sequence" not in axes:
+        return [{"batch": 1}]
+    longest = axes["sequence"].maximum
+    taken = [length for length in buckets if longest is None or length <= longest] or [longest or 128]
+    return [{"batch": 1, "sequence": length} for length in taken]
 
 
 def difference(

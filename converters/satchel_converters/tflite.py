@@ -23,9 +23,9 @@ from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
-from .component import Axis, Component, specs
+from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
-from .shapes import difference, lengths_of, resized
+from .shapes import difference, resized, static_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     graphs: list[Graph] = []
     for component in components:
         file = f"{component.name}.tflite"
-        shapes = _shapes(component, plan.buckets)
+        shapes = static_shapes(component, plan.buckets)
         _convert(component, shapes, out / file)
         worst = max(_check(component, out / file, shape) for shape in shapes)
         if worst > _TOLERANCE:
@@ -144,14 +144,6 @@ _Shape = Mapping[str, int]
 
 def _signature(shape: _Shape) -> str:
     return "_".join(f"{axis}_{size}" for axis, size in shape.items() if axis != "batch") or "batch_1"
-
-
-def _shapes(component: Component, buckets: Sequence[int]) -> list[_Shape]:
-    """One for each length that the model is compiled for; of a model without lengths, the one that there is."""
-    axes = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
-    if "sequence" not in axes:
-        return [{"batch": 1}]
-    return [{"batch": 1, "sequence": length} for length in lengths_of(component, buckets)]
 
 
 def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None:

@@ -24,10 +24,9 @@ __all__ = ["CODE_FORMATS", "VERIFY", "Bundle", "cache_folder", "open_bundle", "s
 # hashlib and zipfile are imported where they are used: a fresh process that opens a folder whose hashes are remembered
 # needs neither, and the two take 8 ms of its 200.
 VERIFY = ("always", "once")
-_CHUNK = 1 << 20
-
-# Loading these runs what is in them: they are checked at every load, whatever was remembered, and only where `trust` is given.
+# Loading a file of these runs it: they are checked at every load, whatever was remembered.
 CODE_FORMATS = ("torchscript", "neuron")
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -21,15 +21,15 @@ from satchel_runtimes.tasks import Task
 
 from ..component import Component, specs
 from ..format import Artifact
-from ..shapes import difference, lengths_of, resized
+from ..shapes import difference, resized, static_shapes
 
-__all__ = ["replay", "trace", "unknown_operators"]
+__all__ = ["Positional", "replay", "trace", "unknown_operators"]
 
 _TOLERANCE = 1e-4  # as in onnx_export
 _jit: Any = torch.jit  # Any: torch does not type its scripts
 
 
-class _Positional(torch.nn.Module):
+class Positional(torch.nn.Module):
     """A component by position, with its outputs as a tuple: what `trace` of every torch takes."""
 
     def __init__(self, component: Component) -> None:
@@ -51,7 +51,7 @@ def trace(components: Sequence[Component], buckets: Sequence[int], out: Path, *,
     """
     graphs: list[Graph] = []
     for component in components:
-        lengths = lengths_of(component, buckets)
+        lengths = [shape["sequence"] for shape in static_shapes(component, buckets)]
         whole = _traced(component, component.example)
         errors = {length: _error(component, whole, length) for length in lengths}
         if max(errors.values()) <= _TOLERANCE:
@@ -81,7 +81,7 @@ def _traced(component: Component, example: Mapping[str, torch.Tensor]) -> Any:  
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated, and it warns of every shape that it reads
             # The example inputs would be stored in the file; checked it is at other shapes, below.
-            return _jit.trace(_Positional(component).eval(), inputs, check_trace=False, _store_inputs=False)
+            return _jit.trace(Positional(component).eval(), inputs, check_trace=False, _store_inputs=False)
     except (RuntimeError, ValueError, TypeError) as error:
         lines = str(error).strip().splitlines() or [""]
         raise SupportError(

@@ -29,6 +29,7 @@ Used = Mapping[str, Union[str, int, None]]
 _MODULES = {
     "onnx": ".onnx",
     "tflite": ".tflite",
+    "torchscript": ".torchscript",
     "neuron": ".neuron",
 }
 

@@ -19,7 +19,7 @@ _PACKAGES = {
     "numpy": ("loads bundles", "pip install satchel-runtimes"),
     "onnxruntime": ("runs onnx bundles", "pip install 'satchel-runtimes[onnx]'"),
     "tokenizers": ("reads text", "pip install 'satchel-runtimes[text]'"),
-    "torch": ("converts", "pip install 'satchel[convert]'"),
+    "torch": ("converts, runs torchscript bundles", "pip install 'satchel[convert]'"),
     "transformers": ("converts", "pip install 'satchel[convert]'"),
     "onnx": ("converts to onnx", "pip install 'satchel[convert]'"),
     "onnxscript": ("converts to onnx", "pip install 'satchel[convert]'"),
