@@ -113,7 +113,9 @@ class Allocator:
         self._lock = threading.Lock()
         self._sessions: Counter[int] = Counter()
 
-    def take(self, wanted: Optional[str], environment: Mapping[str, str] = os.environ) -> tuple[Visible, tuple[int, ...]]:
+    def take(
+        self, wanted: Optional[str], environment: Mapping[str, str] = os.environ
+    ) -> tuple[Visible, tuple[int, ...]]:
         """Cores for a session, as places among the visible ones: those `wanted`, or one; none without devices.
 
         Raises:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import operator
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import Callable, Optional
 
 from .errors import ToolchainError
 
-__all__ = ["need", "require_version", "satisfies", "stub_error"]
+__all__ = ["is_stub", "need", "require_version", "satisfies", "stub_error"]
 
 # What the stubs on the public index say when imported; the vendor keeps the real package on its own index.
 _STUB_WORDS = ("WRONG PACKAGE", "wrong package", "placeholder package", "dummy package")
@@ -37,9 +39,7 @@ def need(
     except (RuntimeError, ImportError) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent == top:
-            raise ToolchainError(
-                f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=command
-            ) from None
+            raise ToolchainError(f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=command) from None
         if absent and f"{module}.".startswith(f"{absent}."):
             raise stub_error(top, to, command, f" '{absent}'") from None
         if any(word in str(error) for word in _STUB_WORDS):
@@ -60,6 +60,19 @@ def stub_error(top: str, to: str, command: str, what: str = "") -> ToolchainErro
         if command.startswith("pip ")
         else f"pip uninstall {top}, then {command}",
     )
+
+
+def is_stub(module: str) -> bool:
+    """Whether an installed package only has the name of another, found without importing it."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.origin:
+        return found is not None  # an empty folder imports as a namespace
+    start = Path(found.origin)
+    if not start.name.startswith("__init__"):
+        return False
+    text = start.read_bytes()[:4096].decode("utf-8", "replace")
+    alone = not any(each.name not in (start.name, "__pycache__", "py.typed") for each in start.parent.iterdir())
+    return any(word in text for word in _STUB_WORDS) or alone and "import" not in text
 
 
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from satchel_converters.format import Format, Plan, format_of
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+from satchel_runtimes.toolchain import is_stub, stub_error
 
 from .gates import GATES, Budget
 from .inputs import read_inputs
@@ -117,6 +118,9 @@ def prepare(options: Options) -> Prepared:
     if source.convolutional:
         candidates = _candidates(options, profile, convolutional=True)
     tasks = tasks_for(source, options.task)
+    candidates = tuple(
+        replace(each, plan=replace(each.plan, task=tasks[0])) if each.plan is not None else each for each in candidates
+    )
     limits = profile.budget
     budget = Budget(
         size_mb=options.max_size_mb if options.max_size_mb is not None else limits.size_mb,
@@ -141,7 +145,7 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        missing = _kitless(writer) if options.kit else _missing(writer)
+        missing = _kitless(writer) if options.kit else _missing(writer, profile)
         schemes = (options.quantize,) if options.quantize else writer.preferred(profile.schemes, convolutional)
         for scheme in schemes:
             found.append(
@@ -176,8 +180,8 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
         ) from None
 
 
-def _missing(writer: Format) -> ToolchainError | None:
-    """What is missing, found without importing it; a stub shows when it is imported.
+def _missing(writer: Format, profile: DeviceProfile) -> ToolchainError | None:
+    """What is missing, or has the name and not the code, found without importing it.
 
     It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
     """
@@ -188,6 +192,13 @@ def _missing(writer: Format) -> ToolchainError | None:
                 why=f"the package '{package}' is not installed",
                 fix=f"pip install 'satchel[{writer.extra}]'",
             )
+    for engine in (each.name for each in profile.engines):
+        for package in writer.compilers.get(engine, ()):
+            what, fix = f"convert to {writer.name} for {profile.name}", writer.install[engine]
+            if importlib.util.find_spec(package) is None:
+                return ToolchainError(f"Cannot {what}.", why=f"the package '{package}' is not installed", fix=fix)
+            if is_stub(package):
+                return stub_error(package, what, fix)
     return None
 
 

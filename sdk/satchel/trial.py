@@ -60,7 +60,7 @@ def try_candidate(
         device=profile.name,
         scheme=plan.scheme.name,
         purpose=plan.scheme.purpose,
-        toolchain=", ".join(f"{name} {version}" for name, version in writer.versions().items()),
+        toolchain=", ".join(f"{name} {version}" for name, version in writer.versions(plan.engine.name).items()),
         engine=str(plan.engine),
         reference=reference,
         batched=batched,

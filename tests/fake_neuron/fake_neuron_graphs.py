@@ -103,6 +103,6 @@ def _scripted(inner: Any, inputs: int, body: str, outputs: int) -> Any:
     )
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     space: dict[str, Any] = {"torch": torch, "__name__": "fake_neuron"}
-    exec(compile(text, name, "exec", dont_inherit=True), space)  # annotations must be types, not their names
+    exec(compile(text, name, "exec", dont_inherit=True), space)  # noqa: S102  # annotations as types, not names
     make: Callable[[Any], torch.nn.Module] = space["Compiled"]
     return _jit.script(make(inner).eval())

@@ -98,7 +98,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # in its order; the
 
 
 def _optimum_graph(folder: Path, about: Mapping[str, Any], where: str) -> Graph:
-    task = about.get("task")
+    task = str(about.get("task"))
     if task not in _OUTPUTS:
         raise SupportError(
             f"Cannot open {where}.",
