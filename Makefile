@@ -27,7 +27,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(PIP) setuptools wheel
 	$(PIP) torch==2.13.0
-	$(PIP) --no-build-isolation -e './runtimes[onnx,text]' -e '.[convert,convert-tflite,dev]'
+	$(PIP) --no-build-isolation -e './runtimes[onnx,text]' -e '.[convert,convert-tflite,report,dev]'
 	$(BIN)/python -m pip check
 	@touch $@
 

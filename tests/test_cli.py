@@ -278,6 +278,7 @@ class TestVerify:
         assert done.returncode == 0, done.stderr
         assert "files match their digests" in done.stdout
         assert "DIFFERENT" not in done.stdout
+        assert "this machine computes what the build machine did, and fp32 keeps the model" in done.stdout
 
     @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "golden/reference.safetensors"])
     def test_a_flipped_bit_is_found_whatever_file_it_is_in(self, own_bundle: Path, name: str) -> None:
@@ -292,10 +293,15 @@ class TestVerify:
         assert name in done.stderr
 
     @pytest.mark.parametrize(
-        ("side", "against"),
-        [("artifact", "this artifact where it was built"), ("reference", "the converted model")],
+        ("side", "against", "finding", "words"),
+        [
+            ("artifact", "this artifact where it was built", "device", "this machine computes something else"),
+            ("reference", "the converted model", "conversion", "it is the conversion to fp32 that costs more"),
+        ],
     )
-    def test_other_answers_than_on_the_build_machine_are_found(self, own_bundle: Path, side: str, against: str) -> None:
+    def test_another_device_is_told_from_what_the_conversion_cost(
+        self, own_bundle: Path, side: str, against: str, finding: str, words: str
+    ) -> None:
         _change_answers(own_bundle, side)
 
         done = run("verify", own_bundle)
@@ -303,10 +309,21 @@ class TestVerify:
 
         assert done.returncode == plain.returncode == 10
         assert f"against {against}" in done.stderr
+        assert words in done.stderr
         assert "DIFFERENT" in done.stdout
         found = json.loads(plain.stdout)
         assert not found["passed"]
         assert {each["against"] for each in found["parity"] if not each["passed"]} >= {against}
+        assert found["finding"] == finding
+        assert words in found["says"]
+
+    def test_a_machine_that_computes_something_else_says_nothing_about_the_conversion(self, own_bundle: Path) -> None:
+        _change_answers(own_bundle, "artifact")
+        _change_answers(own_bundle, "reference")
+
+        found = json.loads(run("verify", own_bundle, "--json").stdout)
+
+        assert found["finding"] == "device"
 
 
 def _change_answers(bundle: Path, side: str) -> None:
@@ -374,7 +391,7 @@ class TestJson:
     def test_verify_prints_what_it_compared(self, small_bundle: Path) -> None:
         found = json.loads(run("verify", small_bundle, "--json").stdout)
 
-        assert found["passed"]
+        assert found["passed"] and found["finding"] == "same"
         assert len(found["parity"]) == 6  # two tasks, against the model, the artifact, and in batches
 
 

@@ -58,6 +58,21 @@ def test_int8_of_minilm_passes_its_gates_in_a_quarter_of_the_size(minilm: Path, 
     assert measured["size_bytes"] < 25 * 2**20
 
 
+def test_the_successor_of_the_format_answers_alike_at_any_shape(minilm: Path, tmp_path: Path) -> None:
+    bundle = convert(minilm, tmp_path / "minilm.satchel", "fp32-export")
+
+    assert [graph["file"] for graph in manifest_of(bundle)["graphs"]] == ["model.pt2"]
+    with pytest.raises(IntegrityError, match="is code"):
+        load(bundle)
+    with (
+        load(bundle, trust=True) as predictor,
+        load(convert(minilm, tmp_path / "traced.satchel"), trust=True) as traced,
+    ):
+        for text in ("one", "Where is my order? " * 20):
+            # The same kernels in the same order.
+            np.testing.assert_allclose(predictor.predict(text), traced.predict(text), atol=1e-6)
+
+
 # A file that is code
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "Recipe",
     "Scheme",
+    "check_scheme",
     "copy_twin",
     "format_of",
     "list_formats",
@@ -137,13 +138,18 @@ class Format:
         """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""
         if name in self.schemes:
             return self.schemes[name]
-        everywhere = {each for other in list_formats() for each in format_of(other).schemes}
-        if name in everywhere:
-            raise SupportError(
-                f"Cannot make {name} in {self.name}.",
-                why=f"{self.name} has {', '.join(self.schemes)}",
-                fix="choose one of these, or another format",
-            )
+        check_scheme(name)
+        raise SupportError(
+            f"Cannot make {name} in {self.name}.",
+            why=f"{self.name} has {', '.join(self.schemes)}",
+            fix="choose one of these, or another format",
+        )
+
+
+def check_scheme(name: str) -> None:
+    """Raises: UsageError for a scheme that no format has."""
+    everywhere = {each for format in list_formats() for each in format_of(format).schemes}
+    if name not in everywhere:
         raise unknown_name("scheme", name, sorted(everywhere))
 
 

@@ -21,7 +21,7 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, Input, Output
-from .shapes import difference
+from .shapes import difference, dynamic_shapes
 
 __all__ = ["export_component"]
 
@@ -113,24 +113,11 @@ def _named_axes(values: tuple[Input, ...] | tuple[Output, ...]) -> dict[str, dic
 
 def _by_transformers(component: Component, opset: int, out: Path) -> Any:
     exporters = need("transformers.exporters.exporter_onnx", extra="convert", to="export to ONNX", of="satchel")
-    config = exporters.OnnxConfig(dynamic=True, dynamic_shapes=_dynamic_shapes(component), opset_version=opset)
+    config = exporters.OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(component), opset_version=opset)
     return exporters.OnnxExporter().export(component.module, dict(component.example), config=config).program
 
 
 _ROUTES: Mapping[str, Route] = {"torch's tracing exporter": _by_tracing, "transformers' exporter": _by_transformers}
-
-
-def _dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: torch.export.Dim
-    from torch.export import Dim
-
-    made: dict[str, Any] = {}
-    shapes = {}
-    for each in component.inputs:
-        axes = {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
-        for axis in axes.values():
-            made.setdefault(axis.name, Dim(axis.name, min=axis.minimum, max=axis.maximum))
-        shapes[each.name] = {place: made[axis.name] for place, axis in axes.items()}
-    return shapes
 
 
 def _difference(component: Component, file: Path) -> float:

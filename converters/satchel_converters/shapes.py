@@ -9,7 +9,7 @@ import numpy as np
 
 from .component import Axis, Component
 
-__all__ = ["OTHER_SHAPES", "difference", "resized", "static_shapes"]
+__all__ = ["OTHER_SHAPES", "difference", "dynamic_shapes", "resized", "static_shapes"]
 
 # Batch and length of the checks of a graph with dynamic axes; neither is a traced one, and the second batch has padding.
 OTHER_SHAPES = ((1, 5), (3, 23))
@@ -26,6 +26,20 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     longest = axes["sequence"].maximum
     taken = [length for length in buckets if longest is None or length <= longest] or [longest or 128]
     return [{"batch": 1, "sequence": length} for length in taken]
+
+
+def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: torch.export.Dim
+    """The dynamic axes of each input, as torch.export wants them."""
+    from torch.export import Dim
+
+    made: dict[str, Any] = {}
+    shapes = {}
+    for each in component.inputs:
+        axes = {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
+        for axis in axes.values():
+            made.setdefault(axis.name, Dim(axis.name, min=axis.minimum, max=axis.maximum))
+        shapes[each.name] = {place: made[axis.name] for place, axis in axes.items()}
+    return shapes
 
 
 def difference(

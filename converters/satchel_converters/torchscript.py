@@ -19,7 +19,7 @@ from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin
-from .shapes import OTHER_SHAPES, difference, resized, static_shapes
+from .shapes import OTHER_SHAPES, difference, dynamic_shapes, resized, static_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,14 @@ SCHEMES = {
             1.05,
             ">=2.13",
             "int8 weights per channel, activations quantized on the fly, embeddings int8 per row",
+            traced=True,
+        ),
+        Scheme(
+            "fp32-export",
+            "reference",
+            4.0,
+            ">=2.13",
+            "float32 as a .pt2 of torch.export, TorchScript's successor",
             traced=True,
         ),
     )
@@ -82,6 +90,9 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     """
     graphs = []
     for component in components:
+        if plan.scheme.name == "fp32-export":
+            graphs.append(_export_program(component, out))
+            continue
         file = f"{component.name}.pt"
         made = component
         if plan.scheme.name == "int8-dynamic":
@@ -115,22 +126,15 @@ def trace(component: Component, example: Mapping[str, torch.Tensor]) -> Any:  # 
         SupportError: it cannot be traced.
     """
     torch = need("torch", extra="convert", to=_TO, of="satchel")
-    names = [each.name for each in component.inputs]
-
-    class Positional(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is a module imported late
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = component.module
-
-        def forward(self, *tensors: Any) -> tuple[Any, ...]:
-            return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
-
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing is deprecated, and it warns of every shape that it reads
             # Checked it is at other shapes, by `difference`; the inputs would otherwise be stored in the file.
             return torch.jit.trace(
-                Positional().eval(), tuple(example[name] for name in names), check_trace=False, _store_inputs=False
+                _positional(component),
+                tuple(example[each.name] for each in component.inputs),
+                check_trace=False,
+                _store_inputs=False,
             )
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         lines = str(error).strip().splitlines() or [""]
@@ -139,6 +143,53 @@ def trace(component: Component, example: Mapping[str, torch.Tensor]) -> Any:  # 
             why=f"{type(error).__name__}: {lines[0][:300]}",
             fix="convert to another format; an architecture that needs a rewrite gets one file in capture/",
         ) from None
+
+
+def _positional(component: Component) -> torch.nn.Module:
+    import torch  # the component is made of it
+
+    names = [each.name for each in component.inputs]
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = component.module
+
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
+
+    return Positional().eval()
+
+
+def _export_program(component: Component, out: Path) -> Graph:
+    """Raises: SupportError where torch.export cannot take the model, or its program is wrong at another shape."""
+    torch = need("torch", extra="convert", to=_TO, of="satchel")
+    file = f"{component.name}.pt2"
+    shapes = dynamic_shapes(component)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                _positional(component),
+                tuple(component.example[each.name] for each in component.inputs),
+                dynamic_shapes={"tensors": tuple(shapes[each.name] for each in component.inputs)},
+            )
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise SupportError(
+            f"Cannot export {component.name} with torch.export.",
+            why=f"{type(error).__name__}: {lines[0][:300]}",
+            fix="convert to another format or scheme",
+        ) from None
+    torch.export.save(program, out / file)
+    worst = _difference(component, torch.export.load(out / file).module())
+    if worst > _TOLERANCE:
+        raise SupportError(
+            f"Cannot export {component.name} with torch.export.",
+            why=f"the program is wrong by {worst:.2g} of the largest value at a shape that was not traced",
+            fix="convert to another format or scheme",
+        )
+    return Graph(component.name, file, specs(component.inputs), specs(component.outputs))
 
 
 def save_trace(traced: Any, file: Path, *, freeze: bool = True) -> None:  # Any: torch does not type its scripts
@@ -161,6 +212,18 @@ def _error(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         loaded = torch.jit.load(str(file))
+    return _difference(component, loaded, shapes, padded=padded)
+
+
+def _difference(
+    component: Component,
+    loaded: Any,  # Any: a script, or an exported program's module
+    shapes: Sequence[tuple[int, int]] = OTHER_SHAPES,
+    *,
+    padded: bool = False,
+) -> float:
+    import torch
+
     names = [each.name for each in component.outputs]
 
     def call(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

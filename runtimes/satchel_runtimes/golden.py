@@ -22,8 +22,12 @@ from .tasks.task import DISTRIBUTION, forward
 from .tensors import pack_tensors, unpack_tensors
 
 __all__ = [
+    "CONVERSION",
+    "DEVICE",
+    "LISTS",
     "MAX_ELEMENTS",
     "RAW_LIMIT",
+    "SAME",
     "Answers",
     "GoldenItem",
     "Replay",
@@ -40,6 +44,8 @@ __all__ = [
 ]
 
 MAX_ELEMENTS = 64_000  # values of one golden file; beyond, seeded positions, norms and top entries stand for the rest
+
+SAME, DEVICE, CONVERSION, LISTS = "same", "device", "conversion", "lists"  # what a replay finds
 
 RAW_LIMIT = 65_536  # values of one raw output that are compared
 _RAW_VALUES = 32  # of each raw output in a bundle; what the user sees gets the rest
@@ -67,7 +73,16 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        return all(each.passed for part in (self.reference, self.artifact, self.batched) for each in part.values())
+        return self.finding == SAME
+
+    @property
+    def finding(self) -> str:
+        """What it comes to: the same answers, another `DEVICE`, a `CONVERSION` that lost too much, or other `LISTS`.
+
+        Where this machine does not compute what the build machine did, nothing here says what the conversion cost.
+        """
+        parts = {DEVICE: self.artifact, CONVERSION: self.reference, LISTS: self.batched}
+        return next((name for name, part in parts.items() if not all(each.passed for each in part.values())), SAME)
 
 
 def answers_of(task: Task, row: Row, outputs: Tensors, place: int = 0) -> dict[str, np.ndarray]:

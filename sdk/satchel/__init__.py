@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from satchel_runtimes import load as load
     from satchel_runtimes.errors import SatchelError as SatchelError
 
+    from .compare import compare as compare
     from .convert import convert as convert
     from .progress import Progress as Progress
 
-__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "convert", "load"]
+__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "load"]
 __version__ = "0.1.0"
 
 _WHERE = {
     "Predictor": "satchel_runtimes",
     "Progress": "satchel.progress",
     "SatchelError": "satchel_runtimes.errors",
+    "compare": "satchel.compare",
     "convert": "satchel.convert",
     "load": "satchel_runtimes",
 }

@@ -26,16 +26,23 @@ class Stages:
     def __init__(self, prepared: Prepared, reporter: Reporter) -> None:
         self._prepared, self._reporter = prepared, reporter
         self._made: dict[tuple[str, str], Stage] = {}
+        self._failed: dict[tuple[str, str], SatchelError] = {}  # the same export would only fail again
 
     def of(self, plan: Plan) -> Stage:
         """What `export` made for the plan: its own scheme where that is traced, otherwise the float32 twin."""
         key = plan.format, plan.scheme.name
         if not plan.scheme.traced:
             return self.twin(plan)
+        if key in self._failed:
+            raise self._failed[key]
         if key not in self._made:
             options = self._prepared.options
             job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length)
-            self._made[key], _ = stage_for(job, self._reporter.tell, self._reporter.cancel, use_cache=options.cache)
+            try:
+                self._made[key], _ = stage_for(job, self._reporter.tell, self._reporter.cancel, use_cache=options.cache)
+            except SatchelError as error:
+                self._failed[key] = error
+                raise
         return self._made[key]
 
     def twin(self, plan: Plan) -> Stage:
@@ -48,15 +55,15 @@ def attempt(prepared: Prepared, candidate: Candidate, stages: Stages, folder: Pa
     """Make the candidate in `folder` and judge it.
 
     Raises:
-        SatchelError: what ends a conversion whatever else could be tried, such as a failed export.
+        SatchelError: what ends a conversion whatever else could be tried, such as a full disk.
     """
     if candidate.plan is None:
         assert candidate.problem is not None  # a candidate has a plan or a problem
         return stopped(prepared.options, candidate.problem, candidate)
     plan = candidate.plan
-    stage = stages.of(plan)
-    reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
     try:
+        stage = stages.of(plan)
+        reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
         artifact = format_of(plan.format).apply(stage.twin, plan, folder, stage.calibration(prepared.calibration))
         weights = sum((folder / name).stat().st_size for name in artifact.files)
         reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")

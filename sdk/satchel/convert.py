@@ -7,14 +7,15 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import satchel_runtimes
-from satchel_runtimes.errors import Cancelled, SatchelError, ToolchainError, UsageError
+from satchel_runtimes.errors import Cancelled, SatchelError, UsageError
 
 from .attempt import Stages, attempt, stopped
+from .choice import choose
 from .kit import make_kit
 from .options import Options, Prepared, names_of, prepare
 from .pack import seal
@@ -22,7 +23,7 @@ from .progress import Callback, Reporter
 from .publish import Target
 from .report import Outcome, write_report
 
-__all__ = ["convert", "run"]
+__all__ = ["convert", "disk_problem", "run"]
 
 
 def convert(
@@ -165,7 +166,7 @@ def run(
         report(error=interrupted)
         raise interrupted from None
     except OSError as error:
-        problem = _disk_problem(error, out)
+        problem = disk_problem(error, out)
         report(error=problem)
         raise problem from error
     return Done(prepared.out, report_path, report(chosen))
@@ -173,21 +174,22 @@ def run(
 
 def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Outcome:
     stages = Stages(prepared, reporter)
-    refusals: list[SatchelError] = []
-    for candidate in prepared.candidates:
-        if candidate.plan is not None:  # otherwise --keep-failed keeps what the one before left
-            shutil.rmtree(target.folder)
-            target.folder.mkdir()
-        outcome = attempt(prepared, candidate, stages, target.folder, reporter)
-        outcomes.append(outcome)
-        if outcome.refusal is None:
-            return outcome
-        if isinstance(outcome.refusal, ToolchainError):
-            raise outcome.refusal  # never skipped silently: what comes after it is not what the profile prefers
-        refusals.append(outcome.refusal)
+
+    def attempts() -> Iterator[Outcome]:
+        for candidate in prepared.candidates:
+            if candidate.plan is not None:  # otherwise --keep-failed keeps what the one before left
+                shutil.rmtree(target.folder)
+                target.folder.mkdir()
+            outcomes.append(attempt(prepared, candidate, stages, target.folder, reporter))
+            yield outcomes[-1]
+
+    choice = choose(attempts())
+    if choice.chosen is not None:
+        return choice.chosen
+    assert choice.error is not None  # there is no conversion without candidates
     if prepared.options.keep_failed and (target.folder / satchel_runtimes.manifest.MANIFEST_NAME).is_file():
         _keep(prepared.out, target, reporter)
-    raise refusals[0]
+    raise choice.error
 
 
 def _keep(out: Path, target: Target, reporter: Reporter) -> None:
@@ -203,7 +205,8 @@ def _keep(out: Path, target: Target, reporter: Reporter) -> None:
     os.rename(target.folder, beside)
 
 
-def _disk_problem(error: OSError, out: Path) -> SatchelError:
+def disk_problem(error: OSError, out: Path) -> SatchelError:
+    """What a full disk, or a path that cannot be written, is called."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return SatchelError(
             f"Cannot write {out}.",

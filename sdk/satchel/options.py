@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from satchel_converters.format import Format, Plan, format_of
+from satchel_converters.format import Format, Plan, check_scheme, format_of
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
@@ -50,6 +50,8 @@ class Options:
     calibration: Path | None = None
     io_dtype: str = "float32"
     kit: bool = False
+    formats: Sequence[str] = ()  # of a comparison: only these, in the profile's order
+    schemes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,11 @@ def prepare(options: Options) -> Prepared:
     _check_kit(options)
     out, report = names_of(options)
     profile = load_profile(options.device)
-    if options.format is not None:
-        format_of(options.format)
+    for format in (options.format, *options.formats):
+        if format is not None:
+            format_of(format)
+    for scheme in options.schemes:
+        check_scheme(scheme)
     candidates = _candidates(options, profile)
     if out.exists() and not options.replace:
         raise UsageError(
@@ -135,19 +140,21 @@ def prepare(options: Options) -> Prepared:
 
 def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
     """Every format and scheme in the profile's order, or those that the options name."""
-    formats = (options.format,) if options.format else profile.formats
-    if options.format and options.format not in profile.formats:
-        raise SupportError(
-            f"Cannot convert to {options.format} for {profile.name}.",
-            why=f"the device runs {', '.join(profile.formats)}",
-            fix="leave --format out, or choose another device",
-        )
+    formats = _chosen((options.format,) if options.format else options.formats, profile.formats)
+    named = (options.quantize,) if options.quantize else tuple(options.schemes)
+    wanted = _chosen(named, profile.schemes)
+    for name in formats:
+        if name not in profile.formats:
+            raise SupportError(
+                f"Cannot convert to {name} for {profile.name}.",
+                why=f"the device runs {', '.join(profile.formats)}",
+                fix=f"leave --{'format' if options.format else 'formats'} out, or choose another device",
+            )
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
         missing = _kitless(writer) if options.kit else _missing(writer, profile)
-        schemes = (options.quantize,) if options.quantize else writer.preferred(profile.schemes, convolutional)
-        for scheme in schemes:
+        for scheme in wanted if named else writer.preferred(wanted, convolutional):
             found.append(
                 Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
             )
@@ -156,6 +163,16 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
         if problem is not None:
             raise problem
     return tuple(found)
+
+
+def _chosen(given: Sequence[str], profile: Sequence[str]) -> tuple[str, ...]:
+    """All of the profile's, or those that were named: in its order, and after them what it does not list."""
+    if not given:
+        return tuple(profile)
+    return (
+        *(each for each in profile if each in given),
+        *(each for each in dict.fromkeys(given) if each not in profile),
+    )
 
 
 def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:

@@ -7,6 +7,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -58,18 +59,16 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
     require_version(
         "torch", torch.__version__, bundle.manifest.target.engine.version, to=f"run the bundle {bundle.path}"
     )
-    file = bundle.file(graph.file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit as a whole; the converter said so
-            module = torch.jit.load(str(file) if file else io.BytesIO(bundle.read(graph.file)), map_location="cpu")
+            module, takes = _load(torch, bundle.file(graph.file) or io.BytesIO(bundle.read(graph.file)), graph)
     except RuntimeError as error:
         raise SupportError(
             f"Cannot run {graph.file} of the bundle {bundle.path}.",
             why=f"torch {torch.__version__} refuses it: {str(error).strip().splitlines()[0][:300]}",
             fix="update torch on this device, or convert to onnx",
         ) from None
-    takes = len(module.forward.schema.arguments) - 1  # itself
     if takes != len(graph.inputs):
         raise IntegrityError(
             f"Cannot load {graph.file} of the bundle {bundle.path}.",
@@ -83,15 +82,29 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
     return _TorchScriptSession(graph, call, used)
 
 
+def _load(torch: Any, file: Any, graph: Graph) -> tuple[Any, int]:  # Any: modules, and a path or an open file
+    """The loaded graph, and how many inputs it takes."""
+    if graph.file.endswith(".pt2"):
+        program = torch.export.load(file)
+        return program.module(), len(program.graph_signature.user_inputs)
+    module = torch.jit.load(str(file) if isinstance(file, Path) else file, map_location="cpu")
+    return module, len(module.forward.schema.arguments) - 1  # the first is the module itself
+
+
+# What the archives hold, below the folder that each has at its top.
+_MEMBERS = {".pt": {"constants.pkl", "data.pkl"}, ".pt2": {"archive_format", "archive_version"}}
+
+
 def _check_archive(bundle: Bundle, graph: Graph) -> None:
-    """Look at the file before torch does: a TorchScript archive is a zip with its constants and its code."""
+    """Look at the file before torch does."""
     path = bundle.file(graph.file)
     try:
         with zipfile.ZipFile(path or io.BytesIO(bundle.read(graph.file))) as archive:
             members = {name.partition("/")[2] for name in archive.namelist()}
     except zipfile.BadZipFile:
         members = set()
-    if not {"constants.pkl", "data.pkl"} <= members or not any(name.startswith("code/") for name in members):
+    wanted = _MEMBERS.get(PurePosixPath(graph.file).suffix)
+    if wanted is None or not wanted <= members:
         raise IntegrityError(
             f"Cannot load {graph.file} of the bundle {bundle.path}.",
             why="it is not a TorchScript archive",

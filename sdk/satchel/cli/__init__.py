@@ -14,6 +14,7 @@ __all__ = ["cli", "main"]
 # command -> (module in this folder, one line for --help, so that --help imports none of them)
 _COMMANDS = {
     "convert": ("convert", "Convert a model into a bundle that was proved for a device."),
+    "compare": ("compare", "Compare every format and scheme of a device, and say which one would ship."),
     "predict": ("predict", "Answer inputs with a bundle."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .show import as_json, progress_on_stderr, table
+from .show import as_json, numbers, progress_on_stderr, table
 
 __all__ = ["bench"]
 
@@ -46,7 +46,7 @@ def bench(
         reporter = Reporter(progress, None)
         found = measure(
             *bundles,
-            lengths=_lengths(lengths),
+            lengths=numbers(lengths),
             max_seconds=seconds,
             max_runs=runs,
             on_step=lambda words: reporter.tell("bench", words),
@@ -75,17 +75,3 @@ def bench(
                 else f"no ratio: {each.why}"
             )
             click.echo(f"  {each.tokens} tokens: {said}")
-
-
-def _lengths(given: str) -> tuple[int, ...]:
-    from satchel_runtimes.errors import UsageError
-
-    try:
-        found = tuple(int(each) for each in given.split(","))
-    except ValueError:
-        found = ()
-    if not found or min(found) < 1:
-        raise UsageError(
-            f"Cannot use --lengths {given}.", why="it is not a list of numbers", fix="write e.g. 16,64,128"
-        )
-    return found

@@ -13,7 +13,7 @@ import click
 
 from ..progress import Progress
 
-__all__ = ["as_json", "progress_on_stderr", "size", "table"]
+__all__ = ["as_json", "key_values", "numbers", "progress_on_stderr", "size", "table"]
 
 _WIDE = 160  # columns where stdout is no terminal: a log cuts nothing
 
@@ -112,3 +112,18 @@ def _lines() -> Callable[[Progress], None]:
 def key_values(title: str, values: Mapping[str, str]) -> None:
     """A two-column table of what is known."""
     table(title, ("", ""), [(key, value) for key, value in values.items()])
+
+
+def numbers(given: str) -> tuple[int, ...]:
+    """The lengths of `--lengths 16,64,128`."""
+    from satchel_runtimes.errors import UsageError
+
+    try:
+        found = tuple(int(each) for each in given.split(","))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 1:
+        raise UsageError(
+            f"Cannot use --lengths {given}.", why="it is not a list of numbers", fix="write e.g. 16,64,128"
+        )
+    return found
