@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-fast test-slow test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install test test-fast test-slow test-inf1 test-py39 lint format wheels benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
 	@echo "make test         lint and the whole test suite"
 	@echo "make test-fast    the tests that need no conversion"
 	@echo "make test-slow    the lanes that take minutes: 100,000 predictions, the oldest engine"
+	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff format the code"
 	@echo "make wheels       build both wheels into dist/"
@@ -42,6 +43,21 @@ test-fast: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# What Inf1 has: Python 3.10 at most, torch 1.13.1 and numpy below 2. That torch is a CUDA build, which does not import
+# without these four libraries; the driver and a GPU are not needed.
+INF1 := .cache/torch-1.13.1
+PYTHON310 ?= $(shell command -v python3.10)
+
+$(INF1)/installed:
+	PYENV_VERSION=$${PYENV_VERSION-3.10} $(PYTHON310) -m venv $(INF1)
+	$(INF1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torch==1.13.1 'numpy<2' \
+		typing_extensions nvidia-cublas-cu11==11.10.3.66 nvidia-cuda-nvrtc-cu11==11.7.99 \
+		nvidia-cuda-runtime-cu11==11.7.99 nvidia-cudnn-cu11==8.5.0.96
+	@touch $@
+
+test-inf1: install $(INF1)/installed
+	SATCHEL_TORCH_1_13=$(INF1)/bin/python $(BIN)/python -m pytest -m slow tests/test_kit.py -k torch_1_13_1
 
 lint: install
 	$(BIN)/ruff check .

@@ -445,7 +445,7 @@ class TestDryRun:
     def test_it_refuses_what_the_conversion_would_refuse(self, tiny: Path, tmp_path: Path) -> None:
         done = run("convert", tiny, "--device", "inf2", "--dry-run", cwd=tmp_path)
 
-        assert done.returncode == 14
+        assert done.returncode == 15
         assert not any(tmp_path.iterdir())
 
 

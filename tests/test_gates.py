@@ -393,10 +393,13 @@ class TestSupport:
         assert "it needs onnxruntime >=1.22; the profile promises >=1.17" in refusal.error.why
         assert refusal.verdict("support")["status"] == "refused"
 
-    def test_a_format_that_has_no_converter_yet(self, classifier: Path, tmp_path: Path) -> None:
-        refusal = refused(classifier, tmp_path / "out", SupportError, device="inf2")
+    def test_a_compiler_that_is_not_here_is_named_with_the_way_around_it(
+        self, classifier: Path, tmp_path: Path
+    ) -> None:
+        refusal = refused(classifier, tmp_path / "out", ToolchainError, device="inf2")
 
-        assert "the device runs neuron" in refusal.error.why
+        assert "'torch_neuronx' is not installed" in refusal.error.why
+        assert "--kit" in refusal.error.fix
 
     def test_an_opset_that_the_engine_cannot_read(self, classifier: Path, tmp_path: Path) -> None:
         refusal = refused(classifier, tmp_path / "out", SupportError, opset=21)

@@ -246,6 +246,15 @@ class TestValuesThatAreNotNumbers:
         assert not found.passed
         assert "the same answer to every sample" in found.why
 
+    def test_answers_that_are_raw_alone_are_judged_by_them(self) -> None:
+        """As a finished compile kit records its own: what a user sees takes a tokenizer, which is not there."""
+        values = np.random.default_rng(7).standard_normal((4, 6)).astype(np.float32)
+        reference = [{"x": record(RAW, each)} for each in values]
+
+        assert alone(RAW, values).passed
+        assert not judge(reference, [{"x": each * 1.01} for each in values], CLASSES["fp32"]).passed
+        assert "the same answer to every sample" in alone(RAW, values[[0, 0, 0]]).why
+
     def test_no_sample_proves_nothing(self) -> None:
         assert not judge([], [], CLASSES["fp32"]).passed
 

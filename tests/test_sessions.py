@@ -17,8 +17,8 @@ from satchel_runtimes import load
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SupportError, ToolchainError, UsageError
 
-FORMATS = list_formats()
 DEVICE = "generic-x86-64"
+FORMATS = [name for name in list_formats() if name in load_profile(DEVICE).formats]
 
 
 @pytest.fixture(scope="session")

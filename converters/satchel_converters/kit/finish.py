@@ -195,7 +195,9 @@ def compile_graphs(
         words = f"{graph['component']} at {shape_words(graph)} ({place + 1} of {len(kit['graphs'])})"
         target = os.path.join(workdir, *graph["file"].split("/"))
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        basis = [kit["files"][graph["source"]], graph["bind"], kit["recipe"]["arguments"], versions]
+        # A device that only runs the graphs may lack the compiler, so of the toolchain the module alone must be the same.
+        vendor = versions[kit["recipe"]["packages"][0]]
+        basis = [kit["files"][graph["source"]], graph["bind"], kit["recipe"]["arguments"], vendor]
         about = earlier(target, basis)
         if about is None:
             tell("compile", words)
@@ -207,6 +209,7 @@ def compile_graphs(
                 "bind": graph["bind"],
                 "seconds": round(time.time() - started, 1),
                 "operators_on_cpu": operators_on_cpu(compiled) if kit["recipe"]["arguments"].get("fallback") else [],
+                "toolchain": versions,
                 "basis": json.loads(json.dumps(basis)),
             }
             save(compiled, target)
@@ -623,7 +626,7 @@ def finish(folder: str, out: str | None, workdir: str | None, replace: bool, com
             return report
         answers, figures = replay(kit, folder, work)
         tell("write", out)
-        write_bundle(kit, folder, work, stage, answers, figures, versions)
+        write_bundle(kit, folder, work, stage, answers, figures, graphs[0]["toolchain"])
         publish(stage, out, replace)
         return {**report, "bundle": out, "parity": figures, "limits": kit["limits"]}
     finally:

@@ -126,7 +126,9 @@ def _save(traced: Any, file: Path, reader: str | None) -> str:  # Any: a script
             fix="choose a device with a newer torch, such as inf2; or give the architecture a file in capture/",
         )
     written = file.with_suffix(".tmp")
-    _jit.save(traced, str(written))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _jit.save(traced, str(written))
     # What each line of the graph came from: paths of this machine, which are nobody's business elsewhere.
     with zipfile.ZipFile(written) as full, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as lean:
         for name in (each for each in full.namelist() if not each.endswith(".debug_pkl")):
