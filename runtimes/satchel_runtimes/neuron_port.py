@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -87,7 +88,9 @@ class NeuronPort:
         torch = need("torch", to="load a compiled graph", install="it comes with the vendor's packages")
         with _loading, self._on(core):
             try:
-                return torch.jit.load(file)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript; the vendor has no other way
+                    return torch.jit.load(file)
             except _ERRORS as error:
                 raise SupportError(
                     "Cannot load a compiled graph.",
