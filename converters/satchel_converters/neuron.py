@@ -207,8 +207,8 @@ def recipe(plan: Plan, graphs: Sequence[Graph]) -> Recipe:
 def _config(
     plan: Plan, graphs: Sequence[Graph], compiler: str, version: str | None, *, dynamic_batch: bool
 ) -> dict[str, Any]:
-    """The `neuron` section of config.json, with the keys of optimum-neuron 0.4.5, about the longest graph; `input_names`
-    is satchel's own."""
+    """The `neuron` section of config.json, with the keys of optimum-neuron 0.4.5, about the longest graph; the last
+    three are satchel's own."""
     longest = max(graphs, key=lambda graph: graph.bind.get("sequence", 0))
     cast = _CASTS[plan.scheme.name]
     return {
@@ -230,6 +230,7 @@ def _config(
             "output_hidden_states": False,
             "task": _OPTIMUM_TASKS.get(plan.task, plan.task) or None,
             "input_names": [spec.name for spec in longest.inputs],
+            "output_names": [spec.name for spec in longest.outputs],
             "compiler_args": arguments(plan),
         }
     }

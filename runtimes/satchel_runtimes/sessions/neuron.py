@@ -94,7 +94,10 @@ _OUTPUTS: Mapping[str, Sequence[tuple[str, tuple[str, ...]]]] = {
     "token-classification": (("logits", (_BATCH, _TOKENS)),),
     "question-answering": (("start_logits", (_BATCH, _TOKENS)), ("end_logits", (_BATCH, _TOKENS))),
 }
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # in its order; the last where the tokenizer makes it
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # in its order
+# Architectures that it compiles without the third input, and those whose features come with a pooled output.
+_ONE_TYPE = frozenset(["esm", "modernbert", "phi", "distilbert", "camembert", "mpnet", "roberta", "xlm-roberta"])
+_POOLED = frozenset(["albert", "bert", "camembert", "esm", "mobilebert", "mpnet", "roberta", "xlm-roberta"])
 
 
 def _optimum_graph(folder: Path, about: Mapping[str, Any], where: str) -> Graph:
@@ -105,24 +108,24 @@ def _optimum_graph(folder: Path, about: Mapping[str, Any], where: str) -> Graph:
             why=f"it serves {task!r}; known are {', '.join(_OUTPUTS)}",
             fix="convert the model with satchel instead",
         )
-    names = about.get("input_names")
-    if names is None:
-        tokenizer = folder / "tokenizer_config.json"
-        says = json.loads(tokenizer.read_text("utf-8")) if tokenizer.is_file() else {}
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        # A model with two kinds of tokens takes them; a tokenizer that names its inputs knows better.
-        made = says.get("model_input_names") or (_INPUTS if config.get("type_vocab_size", 0) > 1 else _INPUTS[:2])
-        names = [name for name in _INPUTS if name in made]
-    padding = float(json.loads((folder / "config.json").read_text("utf-8")).get("pad_token_id") or 0)
-    inputs = tuple(
-        TensorSpec(name, about.get("int_dtype", "int64"), (_BATCH, _TOKENS), padding if name == "input_ids" else 0.0)
-        for name in names
-    )
-    outputs = tuple(TensorSpec(name, "float32", axes) for name, axes in _OUTPUTS[task])
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    kind = about.get("model_type") or config.get("model_type")
+    # satchel's own section has the names; what optimum-neuron leaves out follows from the architecture.
+    inputs = about.get("input_names") or (_INPUTS[:2] if kind in _ONE_TYPE else _INPUTS)
+    outputs = [name for name, _ in _OUTPUTS[task] if name != "pooler_output" or kind in _POOLED]
+    outputs = about.get("output_names") or outputs
+    padding = {"input_ids": float(config.get("pad_token_id") or 0)}
     bind = {_TOKENS: int(about["static_sequence_length"])}
     if not about.get("dynamic_batch_size", False):
         bind = {_BATCH: int(about["static_batch_size"]), **bind}
-    return Graph("model", "model.neuron", inputs, outputs, bind=bind)
+    axes = dict(_OUTPUTS[task])
+    return Graph(
+        "model",
+        "model.neuron",
+        tuple(TensorSpec(n, about.get("int_dtype", "int64"), (_BATCH, _TOKENS), padding.get(n, 0.0)) for n in inputs),
+        tuple(TensorSpec(name, "float32", axes[name]) for name in outputs),
+        bind=bind,
+    )
 
 
 def _section(config: bytes, where: str) -> Mapping[str, Any]:  # Any: JSON
