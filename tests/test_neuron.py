@@ -23,6 +23,7 @@ from tests.conversions import add_earlier, digests, run
 
 import satchel
 from satchel_converters.format import format_of
+from satchel_converters.neuron import arguments
 from satchel_device_profiles import load_profile
 from satchel_runtimes import load
 from satchel_runtimes.bundle import sha256_of
@@ -185,7 +186,7 @@ def test_no_latency_of_a_fake_is_published(inf2: Path) -> None:
     assert measured["verdicts"]["parity"] == "passed"
 
 
-@pytest.mark.parametrize(("device", "scheme"), [("trn2", "bf16"), ("trn1", "bf16-matmult"), ("inf1", "bf16-matmult")])
+@pytest.mark.parametrize(("device", "scheme"), [("trn2", "bf16"), ("inf1", "bf16-matmult")])
 def test_casts_are_computed_and_stay_within_their_class(
     fakes: Path, tiny: Path, tmp_path: Path, device: str, scheme: str
 ) -> None:
@@ -199,6 +200,37 @@ def test_casts_are_computed_and_stay_within_their_class(
     assert 1e-4 < error < 4e-2  # bfloat16 keeps 8 bits: it is not float32, and not noise
     with load(made, trust=True) as model:
         assert model.predict("hello").shape == (32,)
+
+
+@pytest.mark.parametrize(
+    ("device", "scheme", "said"),
+    [
+        ("inf2", "fp32", "--target inf2 --auto-cast none --optlevel 2 --model-type transformer"),
+        (
+            "trn1",
+            "bf16-matmult",
+            "--target trn1 --auto-cast matmult --auto-cast-type bf16 --optlevel 2 --model-type transformer",
+        ),
+        ("trn2", "bf16", "--target trn2 --auto-cast all --auto-cast-type bf16 --optlevel 2 --model-type transformer"),
+        ("inf1", "bf16-matmult", "--fast-math none"),
+        ("inf1", "bf16", "--fast-math all"),
+    ],
+)
+def test_the_compiler_is_told_the_device_and_the_casts(device: str, scheme: str, said: str) -> None:
+    neuron = format_of("neuron")
+
+    assert " ".join(arguments(neuron.plan(neuron.scheme(scheme), load_profile(device), {}))) == said
+
+
+def test_a_compiled_graph_that_answers_wrongly_is_refused(
+    fakes: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_NEURON_WRONG", "32")  # the graph of this length
+    profile = tmp_path / "device.toml"
+    profile.write_text('extends = "inf2"\nname = "short"\ntitle = "short"\nsequence_buckets = [16, 32]\n')
+
+    with pytest.raises(SupportError, match="the graph for 32 tokens is wrong by 0.0"):
+        satchel.convert(tiny, device=str(profile), quantize="fp32", out=tmp_path / "out", cache=False)
 
 
 def test_inf1_has_no_float32() -> None:
@@ -615,7 +647,7 @@ def test_a_folder_that_is_none_is_refused(fakes: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.neuron
-def test_a_real_compiler_and_a_real_device_keep_the_contract(minilm: Path, tmp_path: Path) -> None:
+def test_a_real_compiler_and_a_real_device_keep_the_contract(no_sdk: None, minilm: Path, tmp_path: Path) -> None:
     """`make test-neuron`, on an Inf2, Trn1 or Trn2 instance with AWS Neuron's own packages."""
     forget()
     if not count_cores():

@@ -39,6 +39,8 @@ def run_compiler(name: str, arguments: Sequence[str], workdir: str | None) -> No
 def compiled(model: Any, inputs: Any, cast: str) -> Any:
     """A script that computes what the model does, for this one shape, and says that it is a fake."""
     given = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    if os.environ.get("FAKE_NEURON_WRONG") == str(given[0].shape[-1]):
+        model = _Wrong(model)
     with torch.no_grad():
         if cast == "none":
             inner = _jit.trace(model, given, check_trace=False)
@@ -80,6 +82,17 @@ class _Float(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> Any:
         found = self.inner(*tensors)
         return found.float() if isinstance(found, torch.Tensor) else tuple(each.float() for each in found)
+
+
+class _Wrong(torch.nn.Module):
+    """One per cent too much, as a compiler with a mistake for one shape might."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return tuple(each * 1.01 for each in self.inner(*tensors))
 
 
 def _outputs(found: Any) -> int:
