@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.bundles import model_of
-from tests.conversions import append_node, damage, run
+from tests.conversions import append_node, damage, one_layer, run, variant
 
 import satchel
 import satchel.attempt
@@ -22,7 +22,10 @@ from satchel.agreement import Agreement, agreement
 from satchel.choice import choose
 from satchel.compare_page import page_of
 from satchel.compared import Compared
+from satchel.conclusion import notes_on
+from satchel.options import Options, prepare
 from satchel.report import Outcome
+from satchel_converters import onnx as onnx_format
 from satchel_converters import tflite as tflite_format
 from satchel_runtimes.bundle import open_bundle
 from satchel_runtimes.errors import (
@@ -122,8 +125,10 @@ class TestRows:
     def test_a_classifier_agrees_by_its_labels(
         self, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        classifier = model_of("text_classifier")
-        lean = np.array([0, 1, 0, 0], np.float32)  # enough that some texts are of another topic
+        classifier = variant(
+            one_layer(model_of("text_classifier"), tmp_path / "one-layer"), tmp_path / "torn", weights=_between_two
+        )
+        lean = np.array([0, 0, 0, 0.01], np.float32)  # enough that some texts are of another topic
         damage(monkeypatch, lambda model: append_node(model, "Add", lean), schemes=["int8-dynamic"])
 
         found = satchel.compare(classifier, device=device, formats=["onnx"], out=tmp_path / "kept", **QUICK)
@@ -136,6 +141,11 @@ class TestRows:
         assert rough.of - rough.same == _labels_that_differ(str(int8.bundle), str(fp32.bundle))
         (pair,) = found.pairs  # float32 gives the model's labels, so int8 differs from it as often as from the model
         assert pair.agreement["text-classification"][0].same == rough.same
+
+
+def _between_two(weights: dict[str, np.ndarray]) -> None:
+    """One layer finds every golden text about technology, by 0.24 before travel; without that lead, half of them."""
+    weights["classifier.bias"][2] -= 0.241
 
 
 def _labels_that_differ(*bundles: str) -> int:
@@ -253,6 +263,42 @@ class TestToolchains:
 
         assert caught.value.exit_code == 15
         assert stages == ["source"]
+
+    def test_nothing_ships_past_one_that_the_device_prefers(
+        self, tiny: Path, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = onnx_format.FORMAT
+        monkeypatch.setattr(onnx_format, "FORMAT", dataclasses.replace(whole, packages=("no_such_package",)))
+
+        found = satchel.compare(tiny, device=device, schemes=["fp32"], **QUICK)
+        with pytest.raises(ToolchainError) as caught:
+            satchel.convert(tiny, device=device, quantize="fp32", out=tmp_path / "m.satchel", prefer="size")
+
+        assert [row.status for row in found.rows] == ["toolchain missing", "passes"]
+        assert found.exit_code == 15 and str(found.error) == str(caught.value)
+        assert "tflite fp32 passes every gate; --format tflite --quantize fp32 ships it." in found.notes
+
+
+def test_what_passes_too_and_is_surely_faster_is_named_with_the_way_to_it(
+    found: Compared, tiny: Path, device: str
+) -> None:
+    seconds = {"onnx int8-dynamic": 0.004, "onnx fp32": 0.0039, "tflite int8-dynamic": 0.002, "tflite fp32": 0.001}
+    rows = [
+        dataclasses.replace(row, run=dataclasses.replace(row.run, samples={64: np.full(20, seconds[row.label])}))
+        for row in found.rows
+        if row.run is not None
+    ]
+    sizes = [row.size_bytes or 0 for row in rows]
+    larger = [f"{abs(each - sizes[0]) / 2**20:.1f} MiB {'larger' if each > sizes[0] else 'smaller'}" for each in sizes]
+
+    notes = notes_on(prepare(Options(str(tiny), device, replace=True)), rows, (), rows[0], absolute=True)
+
+    beside = "as fast as onnx int8-dynamic at 64 tokens and"
+    assert notes[:2] == (
+        f"tflite int8-dynamic is 2.0 × {beside} {larger[2]}; --format tflite ships it.",
+        f"tflite fp32 is 4.0 × {beside} {larger[3]}; --format tflite --quantize fp32 ships it.",
+    )
+    assert not any("onnx fp32" in note for note in notes), "a fortieth faster is not worth a word"
 
 
 @pytest.mark.parametrize(

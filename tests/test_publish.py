@@ -194,7 +194,7 @@ def test_a_folder_where_nothing_can_be_written_is_refused_before_the_long_work(
     minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # /proc refuses root as well. The model is not even exported: the lock comes first.
-    module = importlib.import_module("satchel.convert")  # not the function of that name
+    module = importlib.import_module("satchel.attempt")  # not the function of that name
     monkeypatch.setattr(module, "stage_for", lambda *_, **__: pytest.fail("the long work was begun"))
 
     with pytest.raises(SatchelError, match=r"Cannot write /proc/minilm.satchel") as caught:

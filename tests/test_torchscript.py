@@ -53,8 +53,8 @@ def test_int8_of_minilm_passes_its_gates_in_a_quarter_of_the_size(minilm: Path, 
 
     measured = manifest_of(bundle)["measured"]
     assert measured["verdicts"]["parity"] == "passed"
-    # Measured 0.9916; with torch.ao's own module, which halves the range of activations, 0.970.
-    assert measured["parity"]["sentence-embedding"]["cosine_mean"] > 0.988
+    # Measured 0.992; with torch.ao's own module, which halves the range of activations, 0.970.
+    assert measured["parity"]["sentence-embedding"]["cosine_mean"] > 0.99
     assert measured["size_bytes"] < 25 * 2**20
 
 

@@ -120,12 +120,16 @@ class Format:
     compilers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)  # the range of a package's versions that does
     notes: tuple[str, ...] = field(default=())
 
+    def packages_for(self, engine: str) -> tuple[str, ...]:
+        """The packages of the toolchain that makes it for an engine."""
+        return (*self.packages, *self.compilers.get(engine, ()))
+
     def versions(self, engine: str) -> dict[str, str]:
-        """The installed version of each package of the toolchain that makes it for an engine."""
-        names = (*self.packages, *self.compilers.get(engine, ()))
-        return {name: importlib.metadata.version(name) for name in names}
+        """The installed version of each of them."""
+        return {name: importlib.metadata.version(name) for name in self.packages_for(engine)}
 
     def preferred(self, schemes: Sequence[str], convolutional: bool) -> tuple[str, ...]:
         """A profile's schemes for this family of models: dynamic int8 for transformers, the static one for convnets."""

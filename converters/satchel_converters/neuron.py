@@ -133,14 +133,12 @@ def _file(component: str, length: int, *, last: bool) -> str:
 
 
 def _compile(port: NeuronPort, component: Component, shape: Mapping[str, int], plan: Plan, file: Path) -> None:
-    from .kit.trace import Positional  # needs torch, as all that follows
-
     length = shape.get("sequence", 1)
     example = resized(component, 1, length, padded=True)
     names = [each.name for each in component.inputs]
     work = file.parent / f"compiler-{file.stem}"
     file.parent.mkdir(exist_ok=True)
-    compiled = port.trace(Positional(component).eval(), [example[name] for name in names], arguments(plan), work)
+    compiled = port.trace(_positional(component), [example[name] for name in names], arguments(plan), work)
     whole = port.dynamic_batch(compiled)
     shutil.rmtree(work, ignore_errors=True)
     _save(whole, file)
@@ -154,6 +152,23 @@ def _compile(port: NeuronPort, component: Component, shape: Mapping[str, int], p
             why=f"the graph for {length} tokens is wrong by {worst:.2g} of the largest value, {limit:g} is allowed",
             fix="choose a scheme with fewer casts, or report the architecture",
         )
+
+
+def _positional(component: Component) -> Any:  # Any: a class that needs torch to exist
+    """By position, with the outputs as a tuple: what the vendor's trace takes."""
+    import torch
+
+    names = [each.name for each in component.inputs]
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = component.module
+
+        def forward(self, *tensors: Any) -> tuple[Any, ...]:
+            return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
+
+    return Positional().eval()
 
 
 def _save(compiled: Any, file: Path) -> None:  # Any: torch does not type its scripts

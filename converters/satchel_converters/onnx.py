@@ -255,6 +255,13 @@ FORMAT = Format(
     shapes="dynamic",
     schemes=SCHEMES,
     packages=("torch", "transformers", "onnx", "onnxscript", "onnxruntime"),
+    needs={
+        "torch": ">=2.11",
+        "transformers": ">=5.23",
+        "onnx": ">=1.21",
+        "onnxscript": ">=0.7",
+        "onnxruntime": ">=1.22",
+    },
     extra="convert",
     plan=plan,
     export=export,

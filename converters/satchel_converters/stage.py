@@ -1,4 +1,4 @@
-"""The cached stage between a model and its schemes, and the worker process that makes it.
+"""The cached stage between a model and its schemes, and the job of the worker that makes it.
 
 A stage is a folder: the exported graphs, the processors, and what the reference said to every golden sample. It is made in
 a process of its own, so torch's memory is gone before weights are quantized, and it can be stopped at any moment.
@@ -7,43 +7,39 @@ a process of its own, so torch's memory is gone before weights are quantized, an
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from satchel_runtimes import errors
-from satchel_runtimes.errors import Cancelled, SatchelError
 from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.manifest import Graph, TaskEntry, from_plain, to_plain
 from satchel_runtimes.tasks import Task, task_class
 
 from .format import Artifact, Calibration, Plan
+from .process import HERE, Room, Tell, run_process
 from .source import SourceModel
 
 __all__ = ["Job", "Stage", "open_tasks", "read_job", "read_stage", "run_worker"]
 
-JOB, STAGE, ERROR = "job.json", "stage.json", "error.json"
+JOB, STAGE = "job.json", "stage.json"
 REFERENCE_FULL, REFERENCE_GOLDEN, INPUTS = "reference.safetensors", "reference-golden.safetensors", "inputs.json"
 CALIBRATION = "calibration.json"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a stage is made of; its JSON is the key of the cache."""
+    """What a stage is made of, and where."""
 
     source: SourceModel
     tasks: tuple[str, ...]
     plan: Plan  # of the format's fp32, or of a scheme that its export makes
     max_length: int | None = None
     kit: bool = False  # traced for a compiler on another machine, instead of the format's own export
+    room: Room = HERE  # the worker is not told; it is in it
 
 
 @dataclass(frozen=True)
@@ -130,74 +126,12 @@ def read_job(folder: Path) -> Job:
     return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"], raw["kit"])
 
 
-Tell = Callable[[str, str, int, int], None]  # stage, message, step, total
-
-
 def run_worker(job: Job, folder: Path, tell: Tell, cancel: threading.Event | None = None) -> Stage:
     """Make a stage in `folder`.
 
     Raises:
-        SatchelError: what the worker refused, with its own kind and exit code; Cancelled when `cancel` was set.
-        RuntimeError: the worker failed for a reason that is not the user's; its traceback is the message.
+        SatchelError, RuntimeError: as `run_process`.
     """
     _write_job(job, folder)
-    command = [sys.executable, "-m", "satchel_converters.worker", str(folder)]
-    complaints = folder / "worker.log"
-    with complaints.open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL, env=_environment()
-        )
-    if cancel is not None:
-        threading.Thread(target=_stop_when, args=(process, cancel), daemon=True).start()
-    try:
-        assert process.stdout is not None  # PIPE above
-        for line in process.stdout:
-            said = json.loads(line)
-            tell(said["stage"], said["message"], said["step"], said["total"])
-        code = process.wait()
-    except BaseException:  # Ctrl-C, or a callback that raised: the worker must not outlive this call
-        process.kill()
-        process.wait()
-        raise
-    if cancel is not None and cancel.is_set():
-        raise Cancelled("The conversion was cancelled.", why="its cancel event was set", fix="run it again")
-    if (folder / ERROR).is_file():
-        kind = json.loads((folder / ERROR).read_text())
-        raise getattr(errors, kind["kind"])(kind["what"], why=kind["why"], fix=kind["fix"])
-    if code:
-        raise _died(code, complaints)
-    complaints.unlink()
+    run_process("export", folder, tell, cancel, job.room)
     return read_stage(folder)
-
-
-def _died(code: int, complaints: Path) -> Exception:
-    text = complaints.read_text("utf-8", "replace")
-    if code in (-signal.SIGKILL, -signal.SIGTERM):
-        return SatchelError(
-            "The export was killed.",
-            why=f"its process got signal {-code}; most often the system was out of memory",
-            fix="close other programs, or convert on a machine with more memory",
-        )
-    if "No space left on device" in text or "File too large" in text:
-        return SatchelError(
-            "The export could not be written.",
-            why="the disk is full, or a file size limit is set",
-            fix="free some space, or set SATCHEL_CACHE to a larger disk",
-        )
-    return RuntimeError(f"the export process failed with status {code}\n{text[-8000:]}")
-
-
-def _stop_when(process: subprocess.Popen[bytes], cancel: threading.Event) -> None:
-    while process.poll() is None:
-        if cancel.wait(0.05):
-            process.kill()
-            return
-
-
-def _environment() -> dict[str, str]:
-    """The worker imports what this process imports, however its path was set up."""
-    return {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(each for each in sys.path if each),
-        "TOKENIZERS_PARALLELISM": "false",
-    }

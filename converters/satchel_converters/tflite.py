@@ -315,6 +315,7 @@ FORMAT = Format(
     shapes="static",
     schemes=SCHEMES,
     packages=("torch", "transformers", "litert_torch", "ai_edge_quantizer", "ai_edge_litert"),
+    needs={"torch": ">=2.11", "transformers": ">=5.23"},
     extra="convert-tflite",
     plan=plan,
     export=export,

@@ -1,6 +1,7 @@
 """The stage that needs torch, in a process of its own: load, capture, export, and ask the reference.
 
     python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
+                                                    # or FOLDER/apply.json: makes a scheme of a stage
 
 Progress is a JSON object per line on stdout; an error that a user can mend is error.json and its exit code.
 """
@@ -24,12 +25,14 @@ from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
+from .applying import APPLY, run_apply
 from .component import Component
 from .format import Artifact, Format, Plan, format_of
 from .kit import PARITY
+from .process import ERROR
 from .samples import calibration_items, golden_items
 from .source import SourceModel
-from .stage import CALIBRATION, ERROR, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
+from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
 _PROCESSORS = (
@@ -145,7 +148,10 @@ def main(folder: Path) -> int:
     os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            _run(folder)
+            if (folder / APPLY).is_file():
+                run_apply(folder)
+            else:
+                _run(folder)
     except SatchelError as error:
         kind = {"kind": type(error).__name__, "what": error.what, "why": error.why, "fix": error.fix}
         (folder / ERROR).write_text(json.dumps(kind))

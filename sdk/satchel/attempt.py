@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from satchel_converters.applying import apply_scheme
 from satchel_converters.format import Plan, format_of
+from satchel_converters.process import Room
 from satchel_converters.stage import Job, Stage
 from satchel_runtimes.errors import IntegrityError, ParityError, SatchelError, SupportError
 
@@ -27,6 +29,7 @@ class Stages:
         self._prepared, self._reporter = prepared, reporter
         self._made: dict[tuple[str, str], Stage] = {}
         self._failed: dict[tuple[str, str], SatchelError] = {}  # the same export would only fail again
+        self._rooms: dict[str, Room] = {each.format: each.room for each in prepared.candidates}
 
     def of(self, plan: Plan) -> Stage:
         """What `export` made for the plan: its own scheme where that is traced, otherwise the float32 twin."""
@@ -37,7 +40,8 @@ class Stages:
             raise self._failed[key]
         if key not in self._made:
             options = self._prepared.options
-            job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length)
+            room = self._rooms[plan.format]
+            job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length, room=room)
             try:
                 self._made[key], _ = stage_for(job, self._reporter.tell, self._reporter.cancel, use_cache=options.cache)
             except SatchelError as error:
@@ -61,10 +65,15 @@ def attempt(prepared: Prepared, candidate: Candidate, stages: Stages, folder: Pa
         assert candidate.problem is not None  # a candidate has a plan or a problem
         return stopped(prepared.options, candidate.problem, candidate)
     plan = candidate.plan
+    if candidate.room.toolchain is not None:
+        reporter.tell("toolchain", f"{candidate.room.toolchain.name} in {candidate.room.toolchain.folder}")
     try:
         stage = stages.of(plan)
         reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
-        artifact = format_of(plan.format).apply(stage.twin, plan, folder, stage.calibration(prepared.calibration))
+        calibration = stage.calibration(prepared.calibration)
+        artifact = apply_scheme(
+            stage.twin, plan, folder, calibration, room=candidate.room, tell=reporter.tell, cancel=reporter.cancel
+        )
         weights = sum((folder / name).stat().st_size for name in artifact.files)
         reporter.tell("pack", f"{weights / 2**20:.1f} MiB of graphs, processors, golden samples")
         pack(prepared, stage, artifact, plan, folder)

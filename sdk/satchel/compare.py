@@ -27,6 +27,7 @@ from .agreement import Agreement, agreement
 from .attempt import Stages, attempt, stopped
 from .choice import Choice, choose
 from .compared import NO_TOOLCHAIN, NOT_MADE, PASSES, REFUSED, SHIPS, Compared, Pair, Row
+from .conclusion import notes_on, summary_of
 from .convert import disk_problem
 from .gates import REFUSED as GATE_REFUSED
 from .options import Candidate, Options, Prepared, prepare
@@ -35,7 +36,6 @@ from .progress import Callback, Reporter
 from .publish import Target
 from .report import Outcome
 from .trial import limits_for, stands_for
-from .verdict import notes_on, summary_of
 
 __all__ = ["compare"]
 

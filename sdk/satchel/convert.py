@@ -51,6 +51,9 @@ def convert(
     calibration: str | Path | None = None,
     io_dtype: str = "float32",
     kit: bool = False,
+    toolchain: str | None = None,
+    max_convert_memory_mb: float | None = None,
+    max_convert_seconds: float | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -81,6 +84,10 @@ def convert(
         io_dtype: "int8" stores float inputs and outputs of int8-static as int8, for an application that runs the graph
             itself; satchel's sessions take and give float32 all the same.
         kit: make a compile kit, which is finished where the vendor's compiler is, and return its path.
+        toolchain: convert in this toolchain's own environment (`satchel toolchain list`); by default that is used where
+            this environment lacks a package of the format.
+        max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
+            it is stopped beyond.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -111,6 +118,9 @@ def convert(
         Path(calibration) if calibration else None,
         io_dtype,
         kit,
+        toolchain=toolchain,
+        max_convert_memory_mb=max_convert_memory_mb,
+        max_convert_seconds=max_convert_seconds,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 

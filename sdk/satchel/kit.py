@@ -41,7 +41,7 @@ def make_kit(prepared: Prepared, target: Target, reporter: Reporter, outcomes: l
     plan, writer = candidate.plan, format_of(candidate.format)
     assert plan is not None and writer.recipe is not None  # `prepare` leaves such candidates only
     fp32 = dataclasses.replace(plan, scheme=writer.schemes["fp32"])  # the scheme is the compiler's: one trace for all
-    job = Job(prepared.source, prepared.tasks, fp32, prepared.options.sequence_length, kit=True)
+    job = Job(prepared.source, prepared.tasks, fp32, prepared.options.sequence_length, kit=True, room=candidate.room)
     stage, _ = stage_for(job, reporter.tell, reporter.cancel, use_cache=prepared.options.cache)
     recipe = writer.recipe(plan, stage.twin.graphs)
     reporter.tell("pack", f"the traced model, {len(stage.items)} golden samples, and finish.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from satchel_converters.format import Format, Plan, check_scheme, format_of
+from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
@@ -16,11 +18,13 @@ from satchel_runtimes.toolchain import is_stub, stub_error
 
 from .gates import GATES, Budget
 from .inputs import read_inputs
+from .room import check_room, room_for
 
 __all__ = ["Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
+LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Options:
     kit: bool = False
     formats: Sequence[str] = ()  # of a comparison: only these, in the profile's order
     schemes: Sequence[str] = ()
+    toolchain: str | None = None
+    max_convert_memory_mb: float | None = None
+    max_convert_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Candidate:
     scheme: str
     plan: Plan | None
     problem: SatchelError | None = None
+    room: Room = HERE  # where it is made
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def prepare(options: Options) -> Prepared:
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
-    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb"):
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
@@ -150,14 +158,15 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
                 why=f"the device runs {', '.join(profile.formats)}",
                 fix=f"leave --{'format' if options.format else 'formats'} out, or choose another device",
             )
+    check_room(options.toolchain, options.max_convert_memory_mb, formats)
     found: list[Candidate] = []
     for name in formats:
         writer = _writer(name, profile)
-        missing = _kitless(writer) if options.kit else _missing(writer, profile)
+        room, missing = _room(writer, options)
+        missing = missing or (None if options.kit else _vendors_sdk_missing(writer, profile))
         for scheme in wanted if named else writer.preferred(wanted, convolutional):
-            found.append(
-                Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
-            )
+            made = Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
+            found.append(dataclasses.replace(made, room=room))
     if all(each.problem for each in found):
         problem = found[0].problem
         if problem is not None:
@@ -197,18 +206,11 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
         ) from None
 
 
-def _missing(writer: Format, profile: DeviceProfile) -> ToolchainError | None:
-    """What is missing, or has the name and not the code, found without importing it.
+def _vendors_sdk_missing(writer: Format, profile: DeviceProfile) -> ToolchainError | None:
+    """What of a vendor's SDK is not here, or has the name and not the code, found without importing it.
 
     It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
     """
-    for package in writer.packages:
-        if importlib.util.find_spec(package) is None:
-            return ToolchainError(
-                f"Cannot convert to {writer.name}.",
-                why=f"the package '{package}' is not installed",
-                fix=f"pip install 'satchel[{writer.extra}]'",
-            )
     for engine in (each.name for each in profile.engines):
         for package in writer.compilers.get(engine, ()):
             what, fix = f"convert to {writer.name} for {profile.name}", writer.install[engine]
@@ -217,6 +219,14 @@ def _missing(writer: Format, profile: DeviceProfile) -> ToolchainError | None:
             if is_stub(package):
                 return stub_error(package, what, fix)
     return None
+
+
+def _room(writer: Format, options: Options) -> tuple[Room, SatchelError | None]:
+    if options.kit:
+        return Room(None, options.max_convert_memory_mb, options.max_convert_seconds), _kitless(writer)
+    return room_for(
+        writer, options.toolchain, memory_mb=options.max_convert_memory_mb, seconds=options.max_convert_seconds
+    )
 
 
 def _check_kit(options: Options) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import satchel_converters
 import satchel_runtimes
-from satchel_converters.stage import STAGE, Job, Stage, Tell, read_stage, run_worker
+from satchel_converters.format import format_of
+from satchel_converters.process import Tell
+from satchel_converters.stage import STAGE, Job, Stage, read_stage, run_worker
 from satchel_runtimes.bundle import cache_folder
 
 __all__ = ["stage_for", "stages_folder"]
@@ -107,10 +109,17 @@ def _key(job: Job) -> str:
         "buckets": job.plan.buckets,
         "max_length": job.max_length,
         "kit": job.kit,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": _packages(job),
         "code": _code_digest(),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _packages(job: Job) -> dict[str, str | None]:
+    """The versions that the worker will meet."""
+    if job.room.toolchain is not None:
+        return dict(job.room.toolchain.versions)
+    return {name: _version(name) for name in (*_PACKAGES, *format_of(job.plan.format).packages)}
 
 
 def _version(name: str) -> str | None:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "devices": ("lists", "List device profiles, or show one."),
     "formats": ("lists", "List formats and their schemes."),
     "tasks": ("lists", "List the tasks that a bundle can serve."),
+    "toolchain": ("toolchain", "Install converters into environments of their own, list and remove them."),
     "doctor": ("doctor", "Look at this machine: packages, engines, caches, and what is missing."),
 }
 

@@ -28,6 +28,9 @@ __all__ = ["convert", "show"]
     "--calibration", type=click.Path(path_type=Path), help="A file of inputs that int8-static takes its ranges from."
 )
 @click.option("--io-dtype", default="float32", show_default=True, help="float32, or int8 ends of int8-static graphs.")
+@click.option("--toolchain", help="Convert in this toolchain's own environment (satchel toolchain list).")
+@click.option("--max-convert-memory-mb", type=float, help="Stop a step that takes more memory than this, in MiB.")
+@click.option("--max-convert-seconds", type=float, help="Stop a step of the conversion that takes longer.")
 @click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
 @click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")

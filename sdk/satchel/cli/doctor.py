@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from .show import as_json, key_values, size, table
+from .toolchain import overview, show_overview
 
 __all__ = ["doctor"]
 
@@ -54,6 +55,7 @@ def doctor(json_: bool) -> None:
             {
                 "machine": about,
                 "packages": packages,
+                "toolchains": overview(),
                 "judges": judged,
                 "cache": str(cache_folder()),
                 "stages_bytes": stages,
@@ -74,6 +76,8 @@ def doctor(json_: bool) -> None:
     click.echo()
     rows = [(each["name"], each["version"] or "missing", each["for"], each["fix"]) for each in packages]
     table("packages", ("package", "version", "for", "to install"), rows)
+    click.echo()
+    show_overview("toolchains in environments of their own")
 
 
 # What its vendor distributes, and the public index has stubs of: the module of each.
