@@ -4,13 +4,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-fast test-slow test-inf1 test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install test test-fast test-slow test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
 	@echo "make test         lint and the whole test suite"
 	@echo "make test-fast    the tests that need no conversion"
 	@echo "make test-slow    the lanes that take minutes: 100,000 predictions, the oldest engine"
+	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff format the code"
@@ -58,6 +59,10 @@ $(INF1)/installed:
 
 test-inf1: install $(INF1)/installed
 	SATCHEL_TORCH_1_13=$(INF1)/bin/python $(BIN)/python -m pytest -m slow tests/test_kit.py -k torch_1_13_1
+
+# On an instance, in the environment of the vendor's packages with satchel and pytest in it: make test-neuron PYTHON=python3.11
+test-neuron:
+	$(PYTHON) -m pytest -m neuron -rs tests/test_neuron.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ REQUIRED = {
     "generic-x86-64", "generic-arm64",
     "raspberry-pi-5", "raspberry-pi-4", "raspberry-pi-3b-plus", "raspberry-pi-zero-2w", "jetson-orin-nano",
     "android-flagship", "android-mid", "iphone", "browser-mobile",
-    "inf1", "inf2", "trn1",
+    "inf1", "inf2", "trn1", "trn2",
 }  # fmt: skip
 
 COMPLETE = """

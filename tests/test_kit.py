@@ -410,7 +410,7 @@ def test_a_machine_without_the_toolchain_is_told_where_to_get_it(kit: Path, tmp_
 
     assert done.returncode == 15
     assert "is not installed" in done.stderr and "pip install" in done.stderr
-    assert "neuron.amazonaws.com" in done.stderr  # the vendor's own index: the public one has stubs
+    assert "AWS Neuron's own pip repository" in done.stderr  # the public index has stubs
     assert beside(kit) == ["a.kit"]
 
 

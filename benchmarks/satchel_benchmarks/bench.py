@@ -44,6 +44,7 @@ def bench(
     threads: int | None = None,
     trust: bool = False,
     delegate: str | None = None,
+    cores: str | None = None,
     lengths: Sequence[int] = (16, 64, 128),
     max_seconds: float = 2.0,
     max_runs: int = 500,
@@ -56,7 +57,7 @@ def bench(
     Args:
         bundles: folders, or the same as uncompressed zips.
         threads: of the engine; what the bundle prefers by default.
-        trust, delegate: as in `load`.
+        trust, delegate, cores: as in `load`.
         lengths: tokens of the inputs, special tokens included. Those beyond what the model takes are left out.
         max_seconds, max_runs: each length stops at the first of these two, after ten runs at least; all share it.
         warmup: runs before each length that are not counted.
@@ -73,7 +74,7 @@ def bench(
     tell = on_step or (lambda words: None)
     before, together = _load(), uuid.uuid4().hex
     tell("cold start in a fresh process")
-    options: dict[str, Any] = {"threads": threads, "trust": trust, "delegate": delegate}  # of load
+    options: dict[str, Any] = {"threads": threads, "trust": trust, "delegate": delegate, "cores": cores}  # of load
     cold = _cold(bundles, options, cold_starts)
     with ExitStack() as stack:
         loaded = [stack.enter_context(load(bundle, **options, verify="once")) for bundle in bundles]

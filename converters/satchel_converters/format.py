@@ -63,8 +63,8 @@ class Plan:
     scheme: Scheme
     engine: Engine
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
-    compiler: tuple[str, ...] = ()  # arguments of the vendor's compiler, where the format has one
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
+    task: str = ""  # the main one, which other tools read in the artifact
     io: str = "float32"  # what the graph's float inputs and outputs are stored as; or int8, where the scheme has it
 
 
@@ -75,6 +75,7 @@ class Artifact:
     folder: Path
     graphs: tuple[Graph, ...]
     files: tuple[str, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)  # what config.json has in addition, by key
 
 
 # Samples to calibrate on, encoded as the device will encode them: of a component's name, its inputs at batch 1.
@@ -115,13 +116,20 @@ class Format:
     apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
     # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
     recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
+    # Of an SDK that its vendor distributes, by the engine of the profile: what to import, and how to get it.
+    compilers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    install: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
     needs: Mapping[str, str] = field(default_factory=dict)  # the range of a package's versions that does
     notes: tuple[str, ...] = field(default=())
 
-    def versions(self) -> dict[str, str]:
-        """The installed version of each package of the toolchain."""
-        return {name: importlib.metadata.version(name) for name in self.packages}
+    def packages_for(self, engine: str) -> tuple[str, ...]:
+        """The packages of the toolchain that makes it for an engine."""
+        return (*self.packages, *self.compilers.get(engine, ()))
+
+    def versions(self, engine: str) -> dict[str, str]:
+        """The installed version of each of them."""
+        return {name: importlib.metadata.version(name) for name in self.packages_for(engine)}
 
     def preferred(self, schemes: Sequence[str], convolutional: bool) -> tuple[str, ...]:
         """A profile's schemes for this family of models: dynamic int8 for transformers, the static one for convnets."""
@@ -152,6 +160,7 @@ def check_scheme(name: str) -> None:
 def copy_twin(twin: Artifact, out: Path) -> Artifact:
     """The `apply` of a scheme that `export` has made already."""
     for file in twin.files:
+        (out / file).parent.mkdir(exist_ok=True)
         shutil.copyfile(twin.folder / file, out / file)
     return Artifact(out, twin.graphs, twin.files)
 

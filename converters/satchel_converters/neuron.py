@@ -1,114 +1,254 @@
-"""AWS Neuron: which chip a profile means, and how a compile kit for it is finished.
+"""Component -> AWS Neuron: one compiled graph per length, for Inf2, Trn1 and Trn2, and for Inf1 where its toolchain is.
 
-The vendor's compilers cannot be had from the public index, so a conversion here ends in a kit. What stands for the chip in
-the vendor's own words is the profile's name.
+Verified by contract, not on hardware. The compiler is its vendor's and runs where AWS's SDK is installed; elsewhere a
+compile kit (`--kit`) prepares the work.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from satchel_runtimes.errors import SupportError, ToolchainError
 from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.neuron_cores import count_cores
+from satchel_runtimes.neuron_port import INSTALL, NeuronPort, open_port
+from satchel_runtimes.parity import CLASSES, numeric_class
 
-from .component import Component
+from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Recipe, Scheme, copy_twin
+from .shapes import difference, resized, static_shapes
 
 __all__ = ["FORMAT"]
 
-_INDEX = "https://pip.repos.neuron.amazonaws.com"  # the public index has stubs by the same names
-
 SCHEMES = {
-    "fp32": Scheme("fp32", "reference", 4.0, ">=1.13", "float32; the compiler casts nothing to bfloat16", traced=True)
+    scheme.name: scheme
+    for scheme in (
+        Scheme("fp32", "reference", 4.0, ">=1.0", "float32 throughout: --auto-cast none", traced=True),
+        Scheme("bf16-matmult", "speed", 4.0, ">=1.0", "matrix multiplications in bfloat16", traced=True),
+        Scheme(
+            "bf16", "speed", 2.0, ">=1.0", "all operators in bfloat16: the fastest, and the least exact", traced=True
+        ),
+    )
 }
 
-# Both compilers cast float32 to bfloat16 unless they are told not to (AWS Neuron documentation, "Mixed precision and
-# performance-accuracy tuning").
-_EXACT = {
-    "torch-neuron": ("--fast-math", "none"),
-    "torch-neuronx": ("--auto-cast", "none", "--optlevel", "2", "--model-type", "transformer"),
-}
+# --auto-cast of neuronx-cc (AWS Neuron documentation, Neuron Compiler CLI Reference Guide).
+_CASTS = {"fp32": "none", "bf16-matmult": "matmult", "bf16": "all"}
+
+# --fast-math of neuron-cc, which took the place of --fp32-cast (AWS Neuron documentation, Neuron compiler CLI Reference
+# Guide, neuron-cc). "none", its most exact, is fp32-cast-matmult-bf16 with transposes that lose nothing: Inf1 multiplies
+# matrices in 16 bits only, so it has no fp32.
+_FAST_MATH = {"bf16-matmult": "none", "bf16": "all"}
+
+_OTHERWISE = "; or add --kit: it prepares the work here, to be finished on a machine that has the compiler"
+
+# Tasks as optimum-neuron calls them, where it has another name for the same graph.
+_OPTIMUM_TASKS = {"sentence-embedding": "feature-extraction", "zero-shot-classification": "text-classification"}
 
 
 def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # Any: a DeviceProfile
-    """The engine of the profile, its lengths, and the compiler's arguments for its chip.
+    """The engine of the profile, its lengths, and the name that its compiler has for the device.
 
     Raises:
-        SupportError: the device has no Neuron engine.
+        SupportError: the device has no Neuron engine, or one without this scheme.
     """
-    engine = next((each for each in profile.engines if each.name in _EXACT), None)
+    engine = next((each for each in profile.engines if each.name in ("torch-neuronx", "torch-neuron")), None)
     if engine is None:
         raise SupportError(
             f"Cannot convert to neuron for {profile.name}.",
             why=f"its engines are {', '.join(each.name for each in profile.engines) or 'not known'}",
             fix=f"choose one of its formats: {', '.join(profile.formats)}",
         )
-    target = () if engine.name == "torch-neuron" else ("--target", profile.name)
-    return Plan(
-        "neuron",
-        scheme,
-        Engine(engine.name, engine.version),
-        buckets=profile.sequence_buckets,
-        compiler=(*target, *_EXACT[engine.name]),
-    )
+    if engine.name == "torch-neuron" and scheme.name not in _FAST_MATH:
+        raise SupportError(
+            f"Cannot make {scheme.name} for {profile.name}.",
+            why="its matrix multiplications are 16 bits wide: the compiler casts float32 to bfloat16 at least there",
+            fix=f"choose one of {', '.join(_FAST_MATH)}",
+        )
+    if engine.name == "torch-neuronx" and profile.compiler_target is None:
+        raise SupportError(
+            f"Cannot convert to neuron for {profile.name}.",
+            why="its profile has no compiler_target, so the compiler cannot be told for which device",
+            fix="add it to the profile: inf2, trn1 or trn2",
+        )
+    if options.get("io", "float32") != "float32":
+        raise SupportError(
+            f"Cannot make {scheme.name} with {options['io']} inputs and outputs.",
+            why="activations are float32 at both ends of every scheme of neuron",
+            fix="leave --io-dtype out",
+        )
+    target = {"target": profile.compiler_target} if engine.name == "torch-neuronx" else {}
+    return Plan("neuron", scheme, Engine(engine.name, engine.version, options=target), buckets=profile.sequence_buckets)
+
+
+def arguments(plan: Plan) -> list[str]:
+    """The compiler's command line."""
+    if plan.engine.name == "torch-neuron":
+        # A kit is traced in float32 whatever its scheme, before there is a compiler to ask for casts.
+        return ["--fast-math", _FAST_MATH.get(plan.scheme.name, "none")]
+    cast = _CASTS[plan.scheme.name]
+    kind = [] if cast == "none" else ["--auto-cast-type", "bf16"]
+    rest = ["--optlevel", "2", "--model-type", "transformer"]
+    return ["--target", plan.engine.options["target"], "--auto-cast", cast, *kind, *rest]
+
+
+def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
+    """Compile each component once per length, and hold each result against torch on the device that is here.
+
+    Raises:
+        ToolchainError: the SDK is missing or a stub, or there is no device to prove the graphs on.
+        SupportError: the compiler refuses the model, or a compiled graph answers wrongly.
+    """
+    to = f"convert to neuron for {plan.engine.options.get('target', 'inf1')}"
+    port = open_port(plan.engine.name, plan.engine.version, to=to, otherwise=_OTHERWISE)
+    if not port.fake and not count_cores():
+        raise ToolchainError(
+            f"Cannot {to}.",
+            why="the SDK is here, a Neuron device to prove the compiled graphs on is not (/dev/neuron*)",
+            fix="convert on an instance that has one; or add --kit: its finish.py --compile-only runs on a compile box",
+        )
+    graphs: list[Graph] = []
+    for component in components:
+        for shape, file in _files(component, plan.buckets):
+            bind = {axis: size for axis, size in shape.items() if axis != "batch" or not port.batches}
+            _compile(port, component, shape, plan, out / file)
+            graphs.append(Graph(component.name, file, specs(component.inputs), specs(component.outputs), bind=bind))
+    config = _config(plan, graphs, port.compiler_type, port.compiler_version, dynamic_batch=port.batches)
+    return Artifact(out, tuple(graphs), tuple(graph.file for graph in graphs), config)
+
+
+def _files(component: Component, buckets: Sequence[int]) -> list[tuple[dict[str, int], str]]:
+    shapes = static_shapes(component, buckets)
+    return [(shape, _file(component.name, shape.get("sequence", 1), last=shape == shapes[-1])) for shape in shapes]
+
+
+def _file(component: str, length: int, *, last: bool) -> str:
+    """The longest lies where optimum-neuron looks, which wants no second .neuron file there: the others lie below."""
+    return f"{component}.neuron" if last else f"sequence_{length}/{component}.neuron"
+
+
+def _compile(port: NeuronPort, component: Component, shape: Mapping[str, int], plan: Plan, file: Path) -> None:
+    length = shape.get("sequence", 1)
+    example = resized(component, 1, length, padded=True)
+    names = [each.name for each in component.inputs]
+    work = file.parent / f"compiler-{file.stem}"
+    file.parent.mkdir(exist_ok=True)
+    compiled = port.trace(_positional(component), [example[name] for name in names], arguments(plan), work)
+    whole = port.dynamic_batch(compiled)
+    shutil.rmtree(work, ignore_errors=True)
+    _save(whole, file)
+    loaded = port.load(str(file), None)
+    limit = CLASSES[numeric_class(plan.scheme.name)].relative_error
+    checks = ((1, length), (3, length)) if port.batches else ((1, length),)
+    worst = difference(component, _call(loaded, component), checks, padded=True)
+    if limit is not None and not worst <= limit:
+        raise SupportError(
+            f"Cannot convert {component.name} to neuron.",
+            why=f"the graph for {length} tokens is wrong by {worst:.2g} of the largest value, {limit:g} is allowed",
+            fix="choose a scheme with fewer casts, or report the architecture",
+        )
+
+
+def _positional(component: Component) -> Any:  # Any: a class that needs torch to exist
+    """By position, with the outputs as a tuple: what the vendor's trace takes."""
+    import torch
+
+    names = [each.name for each in component.inputs]
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = component.module
+
+        def forward(self, *tensors: Any) -> tuple[Any, ...]:
+            return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
+
+    return Positional().eval()
+
+
+def _save(compiled: Any, file: Path) -> None:  # Any: torch does not type its scripts
+    import torch
+
+    jit: Any = torch.jit
+    jit.save(compiled, str(file))
+
+
+def _call(loaded: Any, component: Component) -> Any:  # Any: a script
+    import torch
+
+    def call(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            found = loaded(*(torch.from_numpy(np.ascontiguousarray(tensors[each.name])) for each in component.inputs))
+        return {each.name: value.numpy() for each, value in zip(component.outputs, found, strict=True)}
+
+    return call
+
+
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+    return copy_twin(twin, out)  # the compiler casts
 
 
 def recipe(plan: Plan, graphs: Sequence[Graph]) -> Recipe:
-    """How `finish.py` compiles for the plan's chip, and what it adds to config.json for other loaders."""
-    frozen = plan.engine.name == "torch-neuron"
-    compiler = "neuron-cc" if frozen else "neuronx-cc"
-    arguments: dict[str, Any] = {"compiler_args": list(plan.compiler)}
-    # Inf1: operators that its compiler does not know run on the CPU, which finish.py reports.
-    arguments |= {"fallback": True, "dynamic_batch_size": False} if frozen else {"inline_weights_to_neff": True}
-    packages = f"'{plan.engine.name}{plan.engine.version}' " + ("'neuron-cc[tensorflow]'" if frozen else compiler)
+    """What a kit's finish.py tells the compiler; the names and the config are those of `export`."""
+    old = plan.engine.name == "torch-neuron"
+    compiler = "neuron-cc" if old else "neuronx-cc"
+    longest = max((graph.bind["sequence"] for graph in graphs), default=0)
+    named = tuple(
+        dataclasses.replace(
+            graph, file=_file(graph.component, graph.bind["sequence"], last=graph.bind["sequence"] == longest)
+        )
+        for graph in graphs
+    )
+    given: dict[str, Any] = {"compiler_args": " ".join(arguments(plan)), "inline_weights_to_neff": True}
+    if old:
+        given = {"compiler_args": arguments(plan), "fallback": True}
     return Recipe(
-        module=plan.engine.name.replace("-", "_"),
-        packages=(plan.engine.name, compiler),
-        version=plan.engine.version,
-        install=f"pip install {packages} --extra-index-url {_INDEX}",
-        arguments=arguments,
-        graphs=tuple(dataclasses.replace(each, file=_file(each, graphs)) for each in graphs),
-        config={"neuron": _section(graphs, compiler)},
-        torch="1.13.1" if frozen else None,
+        plan.engine.name.replace("-", "_"),
+        (plan.engine.name, compiler),
+        plan.engine.version,
+        "pip " + INSTALL.format(engine=plan.engine.name, compiler=compiler),
+        given,
+        named,
+        _config(plan, named, compiler, None, dynamic_batch=False) if named else {},
+        torch="1.13.1" if old else None,
     )
 
 
-def _file(graph: Graph, graphs: Sequence[Graph]) -> str:
-    """The longest has the name that other loaders look for."""
-    length = graph.bind["sequence"]
-    longest = max(each.bind["sequence"] for each in graphs if each.component == graph.component)
-    return f"{graph.component}.neuron" if length == longest else f"{graph.component}_sequence_{length}.neuron"
-
-
-def _section(graphs: Sequence[Graph], compiler: str) -> dict[str, Any]:
-    """As optimum-neuron writes it; `finish.py` fills in the version. It knows one static shape: the longest."""
-    longest = max((each.bind["sequence"] for each in graphs), default=None)
+def _config(
+    plan: Plan, graphs: Sequence[Graph], compiler: str, version: str | None, *, dynamic_batch: bool
+) -> dict[str, Any]:
+    """The `neuron` section of config.json, with the keys of optimum-neuron 0.4.5, about the longest graph; the last
+    three are satchel's own."""
+    longest = max(graphs, key=lambda graph: graph.bind.get("sequence", 0))
+    cast = _CASTS[plan.scheme.name]
     return {
-        "compiler_type": compiler,
-        "compiler_version": None,
-        "auto_cast": "none",
-        "auto_cast_type": None,
-        "dynamic_batch_size": False,
-        "inline_weights_to_neff": True,
-        "input_names": [spec.name for spec in graphs[0].inputs] if graphs else [],
-        "static_batch_size": 1,
-        "static_sequence_length": longest,
+        "neuron": {
+            "compiler_type": compiler,
+            "compiler_version": version,
+            "inline_weights_to_neff": True,
+            "static_batch_size": 1,
+            "static_sequence_length": longest.bind.get("sequence", 1),
+            "dynamic_batch_size": dynamic_batch,
+            "tensor_parallel_size": 1,
+            "optlevel": "2",
+            "auto_cast": None if cast == "none" else cast,
+            "auto_cast_type": None if cast == "none" else "bf16",
+            "instance_type": plan.engine.options.get("target"),
+            "int_dtype": "int64",
+            "float_dtype": "fp32",
+            "output_attentions": False,
+            "output_hidden_states": False,
+            "task": _OPTIMUM_TASKS.get(plan.task, plan.task) or None,
+            "input_names": [spec.name for spec in longest.inputs],
+            "output_names": [spec.name for spec in longest.outputs],
+            "compiler_args": arguments(plan),
+        }
     }
-
-
-def export(components: Sequence[Component], plan: Plan, out: Any) -> Artifact:  # Any: never looked at
-    """Raises: ToolchainError, always: this version compiles where a kit is finished."""
-    raise ToolchainError(
-        "Cannot compile for Neuron here.",
-        why="this version of satchel compiles in kits only",
-        fix="add --kit, and finish the kit where the compiler is",
-    )
-
-
-def apply(twin: Artifact, plan: Plan, out: Any, calibration: Calibration) -> Artifact:  # Any: a Path
-    return copy_twin(twin, out)
 
 
 FORMAT = Format(
@@ -116,11 +256,16 @@ FORMAT = Format(
     engine="torch-neuronx",
     shapes="static",
     schemes=SCHEMES,
-    packages=("torch", "transformers", "torch_neuronx"),
-    extra="convert",  # all that a kit needs here
+    packages=("torch", "transformers"),
+    extra="convert",
     plan=plan,
     export=export,
     apply=apply,
     recipe=recipe,
-    about="AWS Neuron for Inferentia and Trainium; one compiled file per length, made from a compile kit",
+    compilers={"torch-neuronx": ("torch_neuronx",), "torch-neuron": ("torch_neuron",)},
+    install={
+        "torch-neuronx": INSTALL.format(engine="torch-neuronx", compiler="neuronx-cc") + _OTHERWISE,
+        "torch-neuron": INSTALL.format(engine="torch-neuron", compiler="neuron-cc") + _OTHERWISE,
+    },
+    about="AWS Neuron for Inf2, Trn1, Trn2 and Inf1; lengths are compiled graphs; by contract, not on hardware",
 )

@@ -57,7 +57,7 @@ def _run(folder: Path) -> None:
     tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
-    processors = _save_processors(loaded.tokenizer, job.source, folder)
+    processors = _save_processors(loaded.tokenizer, job.source, folder, twin.config)
     facts = _facts(job, loaded.tokenizer)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
@@ -73,7 +73,7 @@ def _run(folder: Path) -> None:
 
         tell("verify", f"{len(items)} golden samples through the trace")
         (folder / PARITY).write_text(json.dumps(replay(twin, tasks, items, answers)))
-    versions = _versions(("torch", "transformers")) if job.kit else chosen.versions()
+    versions = _versions(("torch", "transformers")) if job.kit else chosen.versions(job.plan.engine.name)
     _write_stage(folder, versions, twin, entries, processors)
 
 
@@ -100,9 +100,14 @@ def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
     )
 
 
-def _save_processors(tokenizer: Any, source: SourceModel, folder: Path) -> list[str]:  # Any: a transformers class
+def _save_processors(
+    tokenizer: Any, source: SourceModel, folder: Path, config: Mapping[str, Any]
+) -> list[str]:  # Any: a transformers class
     tokenizer.save_pretrained(folder)
     shutil.copyfile(source.folder / "config.json", folder / "config.json")
+    if config:  # what the format says there to other tools
+        whole = json.loads((folder / "config.json").read_text("utf-8"))
+        (folder / "config.json").write_text(json.dumps({**whole, **config}, indent=2) + "\n", "utf-8")
     if (source.folder / "generation_config.json").is_file():
         shutil.copyfile(source.folder / "generation_config.json", folder / "generation_config.json")
     return [name for name in _PROCESSORS if (folder / name).is_file()]

@@ -92,6 +92,7 @@ class Parity:
 
     fp32: ParityLimits = ParityLimits()
     fp16: ParityLimits = ParityLimits()
+    bf16: ParityLimits = ParityLimits()
     int8: ParityLimits = ParityLimits()
     int4: ParityLimits = ParityLimits()
 
@@ -130,6 +131,7 @@ class DeviceProfile:
     # int8-reduced: 7 bits, for x86 kernels without VNNI, which add pairs of products in 16 bits and could saturate.
     int8_weights: Literal["int8", "int8-reduced", "uint8"] = "int8"
     threads: int | None = None  # None: the engine's own choice
+    compiler_target: str | None = None  # the device's name in the command line of its vendor's compiler
     sequence_buckets: tuple[int, ...] = ()  # lengths for formats whose shapes are fixed
     session_options: Mapping[str, Mapping[SessionOption, str]] = field(default_factory=dict, hash=False)  # by scheme
 

@@ -24,6 +24,7 @@ def load(
     verify: str = "always",
     trust: bool = False,
     delegate: Optional[str] = None,
+    cores: Optional[str] = None,
     allow_failed: bool = False,
 ) -> Predictor:
     """Open a bundle for prediction; every file is checked before it is loaded.
@@ -35,6 +36,7 @@ def load(
         verify: "always" hashes every file; "once" skips files that an earlier process hashed and that have not changed.
         trust: load a format whose files are code, as TorchScript is; only for bundles from a source that you trust.
         delegate: an accelerator of the engine, by name or by the path of its library; `Session.used` says what runs.
+        cores: the NeuronCores of a Neuron bundle, as "4", "7-15" or "0,2-3"; rows of a batch are spread over several.
         allow_failed: open a bundle that its gates refused and `--keep-failed` kept.
 
     Raises:
@@ -44,7 +46,7 @@ def load(
         SupportError: the engine here cannot run the bundle's graphs.
     """
     bundle = open_bundle(path, verify=verify, allow_failed=allow_failed)
-    return Predictor(bundle, task=task, options=SessionOptions(threads, trust, delegate))
+    return Predictor(bundle, task=task, options=SessionOptions(threads, trust, delegate, cores))
 
 
 class Predictor:

@@ -3,56 +3,76 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import operator
 import re
+from pathlib import Path
 from types import ModuleType
-from typing import Callable
+from typing import Callable, Optional
 
 from .errors import ToolchainError
 
-__all__ = ["need", "require_version", "satisfies"]
+__all__ = ["is_stub", "need", "require_version", "satisfies", "stub_error"]
 
 # What the stubs on the public index say when imported; the vendor keeps the real package on its own index.
 _STUB_WORDS = ("WRONG PACKAGE", "wrong package", "placeholder package", "dummy package")
 
 
-def need(module: str, *, extra: str, to: str, of: str = "satchel-runtimes") -> ModuleType:
+def need(
+    module: str, *, extra: str = "", to: str, of: str = "satchel-runtimes", install: Optional[str] = None
+) -> ModuleType:
     """Import an optional dependency at the moment it is needed.
 
     Args:
         module: what to import.
         extra: the extra of distribution `of` that brings it.
         to: what it is needed for, to finish the sentence "Cannot …".
+        install: how to get a package that no extra brings, such as a vendor's.
 
     Raises:
         ToolchainError: the package is missing, or it is a stub that stands in for one.
     """
     top = module.partition(".")[0]
+    command = install or f"pip install '{of}[{extra}]'"
     try:
         found = importlib.import_module(module)
     except (RuntimeError, ImportError) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent == top:
-            raise ToolchainError(
-                f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=f"pip install '{of}[{extra}]'"
-            ) from None
+            raise ToolchainError(f"Cannot {to}.", why=f"the package '{top}' is not installed", fix=command) from None
         if absent and f"{module}.".startswith(f"{absent}."):
-            raise _stub(top, to, of, extra, f" '{absent}'") from None
+            raise stub_error(top, to, command, f" '{absent}'") from None
         if any(word in str(error) for word in _STUB_WORDS):
-            raise _stub(top, to, of, extra) from None
+            raise stub_error(top, to, command) from None
         raise  # installed, but broken inside: do not hide that
     if getattr(found, "__file__", None) is None:  # a leftover folder imports as an empty namespace
-        raise _stub(top, to, of, extra)
+        raise stub_error(top, to, command)
     return found
 
 
-def _stub(top: str, to: str, of: str, extra: str, what: str = "") -> ToolchainError:
+def stub_error(top: str, to: str, command: str, what: str = "") -> ToolchainError:
+    """What is said of a package that has the name of another, and not its code."""
     return ToolchainError(
         f"Cannot {to}.",
         why=f"the installed package '{top}' is a stub: it has the name, not the code{what}",
-        fix=f"pip uninstall {top}, then install the real one: pip install '{of}[{extra}]' or, for an SDK that its "
-        "vendor distributes, from the vendor's own index",
+        fix=f"pip uninstall {top}, then install the real one: {command} or, for an SDK that its "
+        "vendor distributes, from the vendor's own index"
+        if command.startswith("pip ")
+        else f"pip uninstall {top}, then {command}",
     )
+
+
+def is_stub(module: str) -> bool:
+    """Whether an installed package only has the name of another, found without importing it."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.origin:
+        return found is not None  # an empty folder imports as a namespace
+    start = Path(found.origin)
+    if not start.name.startswith("__init__"):
+        return False
+    text = start.read_bytes()[:4096].decode("utf-8", "replace")
+    alone = not any(each.name not in (start.name, "__pycache__", "py.typed") for each in start.parent.iterdir())
+    return any(word in text for word in _STUB_WORDS) or alone and "import" not in text
 
 
 _COMPARE: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
@@ -104,7 +124,7 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match.group().split(".")) if match else (0,)
 
 
-def require_version(package: str, version: str, wanted: str, *, to: str) -> None:
+def require_version(package: str, version: str, wanted: str, *, to: str, install: Optional[str] = None) -> None:
     """Refuse an engine outside the range that the artifact was made for.
 
     Raises:
@@ -114,5 +134,5 @@ def require_version(package: str, version: str, wanted: str, *, to: str) -> None
         raise ToolchainError(
             f"Cannot {to}.",
             why=f"it needs {package} {wanted}; {version} is installed",
-            fix=f"pip install '{package}{wanted}'",
+            fix=install or f"pip install '{package}{wanted}'",
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from satchel_converters.format import Format, Plan, check_scheme, format_of
 from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
-from satchel_runtimes.errors import SatchelError, SupportError, UsageError
+from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+from satchel_runtimes.toolchain import is_stub, stub_error
 
 from .gates import GATES, Budget
 from .inputs import read_inputs
@@ -129,6 +131,9 @@ def prepare(options: Options) -> Prepared:
     if source.convolutional:
         candidates = _candidates(options, profile, convolutional=True)
     tasks = tasks_for(source, options.task)
+    candidates = tuple(
+        replace(each, plan=replace(each.plan, task=tasks[0])) if each.plan is not None else each for each in candidates
+    )
     limits = profile.budget
     budget = Budget(
         size_mb=options.max_size_mb if options.max_size_mb is not None else limits.size_mb,
@@ -158,6 +163,7 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
     for name in formats:
         writer = _writer(name, profile)
         room, missing = _room(writer, options)
+        missing = missing or (None if options.kit else _vendors_sdk_missing(writer, profile))
         for scheme in wanted if named else writer.preferred(wanted, convolutional):
             made = Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
             found.append(dataclasses.replace(made, room=room))
@@ -198,6 +204,21 @@ def _writer(name: str, profile: DeviceProfile) -> Format:
             why=f"the device runs {name}, and this version of satchel has no converter for it yet",
             fix="choose a device that runs onnx (satchel devices), or a later version of satchel",
         ) from None
+
+
+def _vendors_sdk_missing(writer: Format, profile: DeviceProfile) -> ToolchainError | None:
+    """What of a vendor's SDK is not here, or has the name and not the code, found without importing it.
+
+    It stops a conversion when the format's turn comes, not before: a format that comes earlier may pass.
+    """
+    for engine in (each.name for each in profile.engines):
+        for package in writer.compilers.get(engine, ()):
+            what, fix = f"convert to {writer.name} for {profile.name}", writer.install[engine]
+            if importlib.util.find_spec(package) is None:
+                return ToolchainError(f"Cannot {what}.", why=f"the package '{package}' is not installed", fix=fix)
+            if is_stub(package):
+                return stub_error(package, what, fix)
+    return None
 
 
 def _room(writer: Format, options: Options) -> tuple[Room, SatchelError | None]:

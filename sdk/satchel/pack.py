@@ -44,6 +44,7 @@ def pack_twin(prepared: Prepared, stage: Stage, plan: Plan, folder: Path) -> Man
     """The float twin as a bundle of its own, for a comparison."""
     for name in (*stage.twin.files, *stage.processors):
         # A copy, not a hard link: onnx refuses weights with two names, to this stage's next reader and after a kill for ever.
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(stage.folder / name, folder / name)
     (folder / "golden").mkdir()
     for name in (_GOLDEN.inputs, _GOLDEN.reference, _GOLDEN.artifact):

@@ -24,7 +24,12 @@ __all__ = ["stage_for", "stages_folder"]
 
 _SIZES = "sizes.json"  # in a stage's folder: the size of each of its files, written last
 _STALE_SECONDS = 24 * 3600  # a stage is made in minutes; what is older was killed
-_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnx-ir", "numpy")
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnx-ir", "numpy") + (
+    "torch-neuronx",
+    "neuronx-cc",
+    "torch-neuron",
+    "neuron-cc",
+)
 # The oldest stages go first once all of them together are larger than this.
 _LIMIT_BYTES = int(os.environ.get("SATCHEL_CACHE_GB", "20")) * 10**9
 
@@ -46,12 +51,17 @@ def stage_for(job: Job, tell: Tell, cancel: threading.Event | None, *, use_cache
     try:
         _sweep()
         run_worker(job, making, tell, cancel)
-        (making / _SIZES).write_text(json.dumps({file.name: file.stat().st_size for file in making.iterdir()}))
+        (making / _SIZES).write_text(json.dumps(_sizes(making)))
         _publish(making, folder, replace=not use_cache)
     finally:
         shutil.rmtree(making, ignore_errors=True)
     _shrink(keep=folder)
     return read_stage(folder), False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
 def _is_whole(folder: Path) -> bool:
@@ -93,10 +103,10 @@ def _key(job: Job) -> str:
         "format": job.plan.format,
         "scheme": job.plan.scheme.name,
         "engine": job.plan.engine.name,
+        "target": job.plan.engine.options.get("target"),
         "opset": job.plan.engine.opset,
         "ir": job.plan.engine.ir,
         "buckets": job.plan.buckets,
-        "compiler": job.plan.compiler,
         "max_length": job.max_length,
         "kit": job.kit,
         "packages": _packages(job),
@@ -133,7 +143,7 @@ def _shrink(keep: Path) -> None:
     for each in stages_folder().iterdir():
         with contextlib.suppress(OSError):  # another conversion may be removing it
             if not each.name.startswith("."):
-                size = sum(file.stat().st_size for file in each.iterdir())
+                size = sum(_sizes(each).values())
                 found.append((each.stat().st_mtime, size, each))
     total = sum(size for _, size, _ in found)
     for _, size, each in sorted(found):

@@ -60,7 +60,7 @@ def try_candidate(
         device=profile.name,
         scheme=plan.scheme.name,
         purpose=plan.scheme.purpose,
-        toolchain=", ".join(f"{name} {stage.toolchain[name]}" for name in writer.packages),
+        toolchain=", ".join(f"{n} {stage.toolchain[n]}" for n in writer.packages_for(plan.engine.name)),
         engine=str(plan.engine),
         reference=reference,
         batched=batched,

@@ -193,7 +193,8 @@ def compile_graphs(
     made = []
     for place, graph in enumerate(kit["graphs"]):
         words = f"{graph['component']} at {shape_words(graph)} ({place + 1} of {len(kit['graphs'])})"
-        target = os.path.join(workdir, graph["file"])
+        target = os.path.join(workdir, *graph["file"].split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
         # A device that only runs the graphs may lack the compiler, so of the toolchain the module alone must be the same.
         vendor = versions[kit["recipe"]["packages"][0]]
         basis = [kit["files"][graph["source"]], graph["bind"], kit["recipe"]["arguments"], vendor]
@@ -248,7 +249,7 @@ def compile_graph(
         def forward(self, *tensors: Any) -> Any:
             return self.model(*tensors)
 
-    work = os.path.join(workdir, f"compiler-{graph['file']}")
+    work = os.path.join(workdir, "compiler-" + graph["file"].replace("/", "-"))
     try:
         model = Model().eval()
         with torch.no_grad():
@@ -495,7 +496,9 @@ def write_bundle(
     """Everything of the bundle in `stage`, its manifest last."""
     shutil.copytree(os.path.join(folder, kit["bundle"]), stage)
     for graph in kit["graphs"]:
-        shutil.copyfile(os.path.join(workdir, graph["file"]), os.path.join(stage, graph["file"]))
+        target = os.path.join(stage, *graph["file"].split("/"))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copyfile(os.path.join(workdir, *graph["file"].split("/")), target)
     manifest = dict(kit["manifest"])
     with open(os.path.join(stage, *manifest["golden"]["artifact"].split("/")), "wb") as file:
         file.write(artifact_records(kit, answers))

@@ -22,7 +22,8 @@ __all__ = ["Session", "SessionOptions", "Tensors", "Used", "open_session"]
 
 Tensors = dict[str, np.ndarray]
 
-# What really runs: `engine` with its version, `threads` (None: the engine's choice) and `delegate` (None: its plain kernels).
+# What really runs: `engine` with its version, `threads` (None: the engine's choice) and `delegate` (None: its plain kernels);
+# on Neuron also `cores` and `compiler`.
 Used = Mapping[str, Union[str, int, None]]
 
 _MODULES = {
@@ -40,6 +41,7 @@ class SessionOptions:
     threads: Optional[int] = None  # intra-op; None takes the bundle's own preference
     trust: bool = False  # load formats whose files are code
     delegate: Optional[str] = None  # an accelerator of the engine, by name or by the path of its library
+    cores: Optional[str] = None  # of an engine that is placed on cores: "4", "7-15" or "0,2-3"
 
 
 class Session(Protocol):
@@ -91,6 +93,12 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], options: SessionOpti
             f"Cannot use the delegate {options.delegate!r} with the bundle {bundle.path}.",
             why=f"the engine of {format_name} bundles has no delegates",
             fix="leave it out, or convert to tflite",
+        )
+    if options.cores is not None and not getattr(module, "PLACED", False):
+        raise UsageError(
+            f"Cannot place the bundle {bundle.path} on the cores {options.cores!r}.",
+            why=f"the engine of {format_name} bundles is not placed on cores",
+            fix="leave --cores out, or use --threads",
         )
     threads = options.threads or _preferred(bundle.manifest.target.threads)
     session: Session = module.open_session(bundle, graphs, dataclasses.replace(options, threads=threads))

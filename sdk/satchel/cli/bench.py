@@ -21,6 +21,7 @@ __all__ = ["bench"]
 @click.option("--warmup", type=int, default=5, show_default=True, help="Runs that are not counted.")
 @click.option("--cold-starts", type=int, default=5, show_default=True, help="Fresh processes to start.")
 @click.option("--delegate", help="An accelerator of the engine, by name or by the path of its library.")
+@click.option("--cores", help="NeuronCores of a Neuron bundle: 4, 7-15 or 0,2-3.")
 @click.option(
     "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
 )

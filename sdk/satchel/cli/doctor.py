@@ -27,6 +27,10 @@ _PACKAGES = {
     "ai-edge-litert": ("runs tflite bundles", "pip install 'satchel-runtimes[tflite]'"),
     "litert-torch": ("converts to tflite", "pip install 'satchel[convert-tflite]'"),
     "ai-edge-quantizer": ("converts to tflite", "pip install 'satchel[convert-tflite]'"),
+    "torch-neuronx": ("converts to and runs neuron, on Inf2, Trn1 and Trn2", "see docs/neuron.md"),
+    "neuronx-cc": ("compiles for Inf2, Trn1 and Trn2", "see docs/neuron.md"),
+    "torch-neuron": ("converts to and runs neuron, on Inf1", "see docs/neuron.md"),
+    "neuron-cc": ("compiles for Inf1", "see docs/neuron.md"),
     "huggingface_hub": ("fetches models", "pip install 'satchel[convert]'"),
 }
 
@@ -76,12 +80,25 @@ def doctor(json_: bool) -> None:
     show_overview("toolchains in environments of their own")
 
 
+# What its vendor distributes, and the public index has stubs of: the module of each.
+_VENDORS = {
+    "torch-neuronx": "torch_neuronx",
+    "neuronx-cc": "neuronxcc",
+    "torch-neuron": "torch_neuron",
+    "neuron-cc": "neuroncc",
+}
+
+
 def _package(name: str, purpose: str, fix: str) -> dict[str, Any]:
+    from satchel_runtimes.toolchain import is_stub
+
     try:
         version: str | None = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         version = None
-    return {"name": name, "version": version, "for": purpose, "fix": "" if version else fix}
+    if name in _VENDORS and is_stub(_VENDORS[name]):
+        version = "stub"
+    return {"name": name, "version": version, "for": purpose, "fix": fix if version in (None, "stub") else ""}
 
 
 def _folder_size(folder: Path) -> int:

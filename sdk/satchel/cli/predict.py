@@ -26,6 +26,7 @@ _BLOCK = 512  # inputs of a stream that are answered together
 @click.option("--threads", type=int, help="Threads of the engine.")
 @click.option("--verify", type=click.Choice(["always", "once"]), default="once", show_default=True)
 @click.option("--delegate", help="An accelerator of the engine, by name or by the path of its library.")
+@click.option("--cores", help="NeuronCores of a Neuron bundle: 4, 7-15 or 0,2-3.")
 @click.option(
     "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
 )
@@ -40,6 +41,7 @@ def predict(
     threads: int | None,
     verify: str,
     delegate: str | None,
+    cores: str | None,
     trust: bool,
     allow_failed: bool,
     json_: bool,
@@ -67,7 +69,14 @@ def predict(
         )
     given = dict(_option(each) for each in options)
     with load(
-        bundle, task=task, threads=threads, verify=verify, delegate=delegate, trust=trust, allow_failed=allow_failed
+        bundle,
+        task=task,
+        threads=threads,
+        verify=verify,
+        delegate=delegate,
+        cores=cores,
+        trust=trust,
+        allow_failed=allow_failed,
     ) as predictor:
         stream = iter(as_text(each, "an argument") for each in inputs) if inputs else read_inputs(file)
         while block := list(islice(stream, _BLOCK)):

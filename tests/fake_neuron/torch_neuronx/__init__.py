@@ -1,37 +1,42 @@
-"""Stands in for the vendor's module of Inf2, Trn1 and Trn2: the signature of its `trace`, and plain TorchScript."""
+"""A fake of the vendor's package with its signatures (AWS Neuron documentation, torch-neuronx API reference) and no device.
+
+Anything that the vendor's functions do not take is a TypeError here too.
+"""
 
 from __future__ import annotations
 
-import torch
+import shlex
+from typing import Any
 
-__version__ = "2.9.0.2.11.0"
-_TAKES = {
-    "--target": ("inf2", "trn1", "trn2"),
-    "--auto-cast": ("none", "matmult", "all"),
-    "--auto-cast-type": ("bf16", "fp16", "tf32"),
-    "--optlevel": ("1", "2", "3"),
-    "--model-type": ("transformer", "generic", "unet-inference"),
-}
+from fake_neuron_graphs import batched, compiled, run_compiler
+
+from . import experimental
+
+__all__ = ["SATCHEL_FAKE", "dynamic_batch", "experimental", "trace"]
+
+__version__ = "2.9.0.2.11.1+fake"
+SATCHEL_FAKE = True  # the runtime loads fake artifacts where this is, and nowhere else
 
 
 def trace(
-    func,
-    example_inputs,
-    *_,
-    input_output_aliases=None,
-    compiler_workdir=None,
-    compiler_args=None,
-    partitioner_config=None,
-    inline_weights_to_neff=True,
-    cpu_backend=False,
-):
-    words = compiler_args.split() if isinstance(compiler_args, str) else list(compiler_args or [])
-    for name, value in zip(words[::2], words[1::2], strict=True):
-        if value not in _TAKES.get(name, ()):
-            raise RuntimeError(f"neuronx-cc: error: {name} {value}")
-    if "--target" not in words:
-        raise RuntimeError("neuronx-cc: error: --target is required")
-    if not isinstance(func, torch.nn.Module) or isinstance(func, torch.jit.ScriptModule):
-        raise TypeError("a script is taken as it is: nothing would be compiled")
-    print("Compiler status PASS")
-    return torch.jit.trace(func, example_inputs, check_trace=False)
+    func: Any,
+    example_inputs: Any,
+    *_: Any,
+    input_output_aliases: dict[Any, Any] = {},  # noqa: B006  # as the vendor has it
+    compiler_workdir: str | None = None,
+    compiler_args: str | list[str] | None = None,
+    partitioner_config: Any = None,
+    inline_weights_to_neff: bool = True,
+    cpu_backend: bool = False,
+) -> Any:
+    if _ or input_output_aliases or partitioner_config is not None or cpu_backend:
+        raise TypeError("the fake does not know this argument")
+    arguments = shlex.split(compiler_args) if isinstance(compiler_args, str) else list(compiler_args or [])
+    print("...\nCompiler status PASS")  # the real one talks on stdout
+    run_compiler("neuronx-cc", arguments, compiler_workdir)
+    cast = arguments[arguments.index("--auto-cast") + 1] if "--auto-cast" in arguments else "matmult"
+    return compiled(func, example_inputs, cast)
+
+
+def dynamic_batch(neuron_script: Any) -> Any:
+    return batched(neuron_script)
