@@ -34,7 +34,7 @@ class BucketSession:
         self._used: Optional[Callable[[], Used]] = used
         self._buckets = sorted(buckets, key=lambda bucket: tuple(bucket.axes.values()))
         # Where each dynamic axis is read, once: this is run for every call, and a call may take less than a millisecond.
-        self._places = {
+        self._axes = {
             axis: (spec.name, place)
             for spec in reversed(graph.inputs)
             for place, axis in enumerate(spec.shape)
@@ -74,7 +74,7 @@ class BucketSession:
 
     def _sizes(self, tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
         """The dynamic axes of this call, by name."""
-        return {axis: tensors[name].shape[place] for axis, (name, place) in self._places.items()}
+        return {axis: tensors[name].shape[place] for axis, (name, place) in self._axes.items()}
 
     def _smallest(self, sizes: Mapping[str, int]) -> Bucket:
         for bucket in self._buckets:
