@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
-from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin
+from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has
 from .shapes import OTHER_SHAPES, difference, dynamic_shapes, resized, static_shapes
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             f"Cannot convert to torchscript for {profile.name}.",
             why=f"its engines are {', '.join(each.name for each in profile.engines) or 'not known'}",
             fix=f"choose one of its formats: {', '.join(profile.formats)}",
+        )
+    if not engine_has(engine.version, scheme.engine):
+        raise SupportError(
+            f"Cannot make {scheme.name} for {profile.name}.",
+            why=f"it needs torch {scheme.engine}, the oldest that it ran in; the profile promises {engine.version}",
+            fix="choose another format, or a profile with a newer torch",
         )
     if options.get("io", "float32") != "float32":
         raise SupportError(
@@ -150,6 +157,7 @@ def trace(component: Component, example: Mapping[str, torch.Tensor]) -> Any:  # 
 def _positional(component: Component) -> torch.nn.Module:
     import torch  # the component is made of it
 
+    # Every submodule gets the mode of the outermost one while it is traced: without `eval` dropout comes alive.
     names = [each.name for each in component.inputs]
 
     class Positional(torch.nn.Module):
@@ -160,6 +168,9 @@ def _positional(component: Component) -> torch.nn.Module:
         def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
 
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
+    Positional.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # functions have it
     return Positional().eval()
 
 
@@ -174,7 +185,7 @@ def _export_program(component: Component, out: Path) -> Graph:
             program = torch.export.export(
                 _positional(component),
                 tuple(component.example[each.name] for each in component.inputs),
-                dynamic_shapes={"tensors": tuple(shapes[each.name] for each in component.inputs)},
+                dynamic_shapes=shapes,
             )
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
         lines = str(error).strip().splitlines() or [""]

@@ -107,6 +107,8 @@ def _key(job: Job) -> str:
         "opset": job.plan.engine.opset,
         "ir": job.plan.engine.ir,
         "buckets": job.plan.buckets,
+        # of a scheme that the export itself makes; a float32 stage serves every profile
+        "int8_weights": None if job.plan.scheme.name == "fp32" else job.plan.int8_weights,
         "max_length": job.max_length,
         "kit": job.kit,
         "packages": _packages(job),

@@ -20,7 +20,7 @@ __all__ = ["Bucket", "BucketSession"]
 
 @dataclass(frozen=True)
 class Bucket:
-    """One compiled shape: the axes that it fixes, and a call that takes and returns arrays of exactly that shape."""
+    """One compiled shape: the axes that it fixes (none: it takes any), and a call on arrays of exactly that shape."""
 
     axes: Mapping[str, int]
     call: Callable[[Mapping[str, np.ndarray]], Tensors]
@@ -62,6 +62,8 @@ class BucketSession:
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:
         if not self._buckets:
             raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
+        if not self._buckets[0].axes:  # nothing to pad or slice
+            return self._buckets[0].call(tensors)
         sizes = self._sizes(tensors)
         bucket = self._smallest(sizes)
         compiled, batch = bucket.axes.get("batch", sizes.get("batch", 1)), sizes.get("batch", 1)
