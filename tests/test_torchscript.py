@@ -158,6 +158,10 @@ class TestMiniLM:
         assert manifest_of(minilm_fp32)["measured"]["parity"]["sentence-embedding"]["cosine_min"] > 0.99999
         assert (minilm_int8 / "model.pt").stat().st_size < 1.06 * manifest["source"]["parameters"]
 
+    def test_a_trace_of_any_shape_is_not_cut_at_the_buckets_of_static_formats(self, minilm_fp32: Path) -> None:
+        with load(minilm_fp32, trust=True) as predictor:
+            assert predictor.predict("word " * 600, task="feature-extraction").shape == (1, 512, 384)
+
     def test_the_engine_of_arm_boards_computes_the_same(
         self, minilm_int8: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -58,7 +58,7 @@ def _run(folder: Path) -> None:
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.tokenizer, job.source, folder, twin.config)
-    facts = _facts(job, loaded.tokenizer)
+    facts = _facts(job, loaded.tokenizer, twin)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
     tasks = open_tasks(entries, folder)
@@ -84,10 +84,11 @@ def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder:
     return trace(components, plan.buckets, folder, reader=chosen.recipe(plan, ()).torch)
 
 
-def _facts(job: Job, tokenizer: Any) -> ModelFacts:  # Any: a transformers class
+def _facts(job: Job, tokenizer: Any, twin: Artifact) -> ModelFacts:  # Any: a transformers class
     """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
     facts = job.source.facts
-    longest = [max(job.plan.buckets)] if job.plan.buckets else []  # static shapes: what no bucket holds is cut
+    bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
+    longest = [max(bound)] if bound else []  # static shapes: what no graph holds is cut
     return dataclasses.replace(
         facts,
         max_length=min(job.max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
