@@ -61,7 +61,7 @@ def tflite(predictor: Predictor) -> Callable[[Encoded], np.ndarray]:
 def torchscript(predictor: Predictor) -> Callable[[Encoded], np.ndarray]:
     import torch
 
-    module = _cell(predictor.graphs["model"]._call, "module")  # type: ignore[attr-defined]  # see the top
+    module = _cell(predictor.graphs["model"]._buckets[0].call, "module")  # type: ignore[attr-defined]  # see the top
 
     def run(encoded: Encoded) -> np.ndarray:
         with torch.inference_mode():

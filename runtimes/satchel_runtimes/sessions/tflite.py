@@ -165,14 +165,12 @@ def _quantize(values: np.ndarray, scale: float, zero: int, dtype: Any) -> np.nda
 
 def _engine(to: str) -> tuple[ModuleType, str, str]:
     """The interpreter's module, and what it is."""
-    import importlib.metadata
     import importlib.util
 
-    for name, module in (
-        ("ai-edge-litert", "ai_edge_litert.interpreter"),
-        ("tflite-runtime", "tflite_runtime.interpreter"),
-    ):
-        if importlib.util.find_spec(module.partition(".")[0]) is not None:
-            return need(module, extra="tflite", to=to), name, importlib.metadata.version(name)
+    for name, package in (("ai-edge-litert", "ai_edge_litert"), ("tflite-runtime", "tflite_runtime")):
+        if importlib.util.find_spec(package) is not None:
+            found = need(f"{package}.interpreter", extra="tflite", to=to)
+            # importlib.metadata, which every distribution has, takes 20 ms of a cold start of 200.
+            return found, name, need(package, extra="tflite", to=to).__version__
     need("ai_edge_litert", extra="tflite", to=to)
     raise AssertionError("need raises for a package that is not there")
