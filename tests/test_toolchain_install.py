@@ -398,6 +398,7 @@ def test_a_toolchain_can_be_named_and_must_serve_the_format_and_be_there(
     assert {each.format: each.room.toolchain for each in prepared.candidates} == {
         "onnx": onnx_toolchain,
         "tflite": None,
+        "torchscript": None,
     }
 
 
