@@ -1,0 +1,1 @@
+"""Smaller before it is exported: trim, prune, distil."""
