@@ -2,6 +2,7 @@
 
     python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
                                                     # or FOLDER/apply.json: makes a scheme of a stage
+                                                    # or FOLDER/compress.json: makes a model smaller, or trains it
 
 Progress is a JSON object per line on stdout; an error that a user can mend is error.json and its exit code.
 """
@@ -27,6 +28,7 @@ from satchel_runtimes.tasks.task import ModelFacts
 
 from .applying import APPLY, run_apply
 from .component import Component
+from .compress import COMPRESS
 from .format import Artifact, Format, Plan, format_of
 from .kit import PARITY
 from .process import ERROR
@@ -151,6 +153,10 @@ def main(folder: Path) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             if (folder / APPLY).is_file():
                 run_apply(folder)
+            elif (folder / COMPRESS).is_file():
+                from .compress.job import run_compress
+
+                run_compress(folder, tell)
             else:
                 _run(folder)
     except SatchelError as error:

@@ -45,7 +45,7 @@ class FillMask(TextTask):
                 why=f"its tokenizer does not know the mask {self._mask!r}",
                 fix="convert the model again",
             )
-        self._mask_id: int = mask_id
+        self.mask_id: int = mask_id
         padding = entry.option("mask", "padding")
         self._padding_id: Optional[int] = None if padding is None else self.tokenizer.token_to_id(padding)
         # As transformers does: between the pieces of a BPE these spaces are the text's own.
@@ -77,7 +77,7 @@ class FillMask(TextTask):
         if not isinstance(item, str):
             raise wrong_type(self, item)
         row = self.row(self.encoding(item))
-        if self._mask_id not in row.tensors["input_ids"]:
+        if self.mask_id not in row.tensors["input_ids"]:
             raise UsageError(
                 f"Cannot fill {item[:40]!r}.",
                 why=f"there is no {self._mask} in its first {self.max_length} tokens, which are all that the model takes"
@@ -88,12 +88,12 @@ class FillMask(TextTask):
         return [row]
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
-        return {"scores": softmax(outputs["logits"][row.tensors["input_ids"] == self._mask_id])}
+        return {"scores": softmax(outputs["logits"][row.tensors["input_ids"] == self.mask_id])}
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
         count = whole_number(options, "top_k")
         ids, probabilities = rows[0].tensors["input_ids"], scores[0]["scores"]
-        places = np.flatnonzero(ids == self._mask_id)
+        places = np.flatnonzero(ids == self.mask_id)
         candidates = np.arange(probabilities.shape[-1])
         if options["targets"] is not None:
             candidates = np.array(self._ids_of(options["targets"]))
