@@ -32,6 +32,7 @@ class TokenizerFiles:
 
     spec: Json
     tokenizer: Tokenizer
+    vocabulary: Mapping[str, int]  # every token and its number, added ones too
 
     @staticmethod
     def read(folder: Path) -> TokenizerFiles:
@@ -43,12 +44,8 @@ class TokenizerFiles:
         kind = spec["model"].get("type")
         if kind not in _KEEP:
             raise _unsupported(f"its tokenizer is of the kind {kind}; satchel knows {', '.join(_KEEP)}")
-        return TokenizerFiles(spec, _plain(spec))
-
-    @property
-    def vocabulary(self) -> dict[str, int]:
-        """Every token and its number, added ones too."""
-        return self.tokenizer.get_vocab(with_added_tokens=True)
+        tokenizer = _plain(spec)
+        return TokenizerFiles(spec, tokenizer, tokenizer.get_vocab(with_added_tokens=True))
 
     @property
     def largest(self) -> int:

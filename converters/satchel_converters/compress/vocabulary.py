@@ -76,8 +76,8 @@ def _take_rows(model: PreTrainedModel, kept: list[int]) -> None:
 
 def _renumber(model: PreTrainedModel, renumbered: Mapping[int, int]) -> None:
     """New numbers for the tokens that config, generation config and modules name."""
-    places: list[object] = [model.config, getattr(model, "generation_config", None), *model.modules()]
-    for place in dict.fromkeys(each for each in places if each is not None):
+    generation = getattr(model, "generation_config", None)
+    for place in (model.config, *([generation] if generation is not None else []), *model.modules()):
         for name, value in list(vars(place).items()):
             if name.endswith(("_token_id", "_token_ids")):
                 setattr(place, name, _new(value, renumbered))
