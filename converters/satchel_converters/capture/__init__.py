@@ -72,6 +72,9 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             fix="check that the folder is complete and that the task fits the model; --task names another",
         ) from None
     _check_loading(source, task, info)
+    from ..compress.marks import remove_marked  # needs torch, which is only sure from here on
+
+    remove_marked(model)  # what pruning left in the folder as zeros: the artifact is really smaller without it
     if not tokenizer.is_fast:
         raise SupportError(
             f"Cannot convert {source.id}.",

@@ -61,12 +61,14 @@ class Prune:
             raise _refused("nothing", "no share is above 0", f"for example {_FORM}")
         if self.by == "movement" and not (self.ffn or self.heads):
             raise _refused(
-                "by=movement", "movement pruning learns which neurons and heads to remove, and none is asked for",
+                "by=movement",
+                "movement pruning learns which neurons and heads to remove, and none is asked for",
                 "add ffn=… or heads=…, or leave by=movement out",
             )
         if self.by == "movement" and self.channels:
             raise _refused(
-                "by=movement with channels", "movement pruning is for neurons and heads",
+                "by=movement with channels",
+                "movement pruning is for neurons and heads",
                 "prune channels by=taylor or by=magnitude",
             )
 
@@ -125,9 +127,12 @@ def parse_prune(text: str) -> Prune:
         given[name] = value
     by = {"by": given.pop("by")} if "by" in given else {}
     if by and not {"ffn", "heads", "channels"} & set(given):
-        raise _refused(text, f"by={by['by']} chooses neurons, heads and channels, and none is asked for", "leave it out")
+        raise _refused(
+            text, f"by={by['by']} chooses neurons, heads and channels, and none is asked for", "leave it out"
+        )
     vocabulary = given.pop("vocabulary", None) is not None
-    return Prune(**{name: _number(name, value) for name, value in given.items()}, vocabulary=vocabulary, **by)
+    ffn, heads, layers, channels, weights = (_number(kind, given.get(kind, "0")) for kind in _SHARES)
+    return Prune(ffn, heads, layers, vocabulary, channels, weights, **by)
 
 
 def prune(
@@ -155,7 +160,101 @@ def prune(
         UsageError: data, texts or a tokenizer are needed and not there, or nothing would be left.
         SupportError: the model has no such structure, or one that is not understood. It may be half changed then.
     """
-    raise NotImplementedError
+    from . import layers, magnitude, vocabulary
+    from .marks import fill_marked, marked
+
+    fill_marked(model)
+    given = None if batches is None else tuple(batches)
+    if wanted.needs_data and (not given or loss is None):
+        raise _refused(
+            f"by={wanted.by}", "it finds what matters on data, and there are no batches", "give data, or by=magnitude"
+        )
+    if wanted.vocabulary and (tokenizer is None or not texts):
+        raise _refused("vocabulary", "it keeps what texts use, and there are none of this model", "give texts as data")
+    if wanted.layers and marked(model):
+        raise _refused("layers", "heads or channels are pruned already, by their layers' numbers", "prune layers first")
+
+    before = sum(each.numel() for each in model.parameters())
+    removed: dict[str, Mapping[str, tuple[int, ...]]] = {}
+    notes: list[str] = []
+    if wanted.vocabulary and tokenizer is not None:
+        tell("pruning the vocabulary")
+        trimmed = vocabulary.trim(model, tokenizer, texts)
+        removed["vocabulary"] = {"tokens": trimmed.removed}
+        notes += trimmed.notes
+    if wanted.layers:
+        tell("pruning layers")
+        name, total = layers.stack_of(model)
+        kept = layers.evenly(total, layers.to_keep(total, wanted.layers))
+        layers.keep_layers(model, kept)
+        removed["layers"] = {name or "encoder": tuple(i for i in range(total) if i not in kept)}
+        notes.append(f"of {total} layers, {', '.join(map(str, kept))} are kept")
+        if not name:
+            notes.append("the layers share their weights: fewer passes through them, and no fewer parameters")
+    structured, more = _structured(model, wanted, given or (), loss, movement, tell)
+    removed |= structured
+    notes += more
+    if wanted.weights:
+        removed["weights"] = {name: (count,) for name, count in magnitude.zero_smallest(model, wanted.weights).items()}
+        notes.append(
+            f"{wanted.weights:.0%} of the single weights are zero: no engine here gets faster by that, and the file "
+            "is smaller only where it is compressed"
+        )
+    model.train(False)
+    return Pruned(removed, before, _parameters_left(model), bool(marked(model)), tuple(notes))
+
+
+def _structured(
+    model: transformers.PreTrainedModel,
+    wanted: Prune,
+    batches: Sequence[Batch],
+    loss: Callable[[torch.nn.Module, Batch], torch.Tensor] | None,
+    movement: Movement,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, Mapping[str, tuple[int, ...]]], list[str]]:
+    """Heads, neurons and channels, all scored in one pass on the model as it is before any of them goes."""
+    from . import importance
+    from . import movement as moving
+    from .marks import marked
+    from .structured import choose, plan, remove
+
+    shares = {kind: share for kind in ("heads", "ffn", "channels") if (share := getattr(wanted, kind))}
+    plans = [plan(model, kind, share) for kind, share in shares.items()]
+    sites = [site for each in plans for site in each.sites]
+    if not plans:
+        return {}, []
+    tell(f"pruning {', '.join(shares)} by {wanted.by}")
+    if wanted.by == "magnitude" or loss is None:
+        scores = importance.magnitude(model.base_model, sites)
+    elif wanted.by == "taylor":
+        scores = importance.taylor(model, model.base_model, sites, batches, loss)
+    else:
+        counts = [count for each in plans for count in each.counts]
+        scores = moving.learn(model, model.base_model, sites, counts, batches, loss, movement, tell)
+    for site, score in zip(sites, scores, strict=True):
+        score[list(marked(model).get(site.name, ()))] = -1.0 if wanted.by != "movement" else float("-inf")
+    removed: dict[str, Mapping[str, tuple[int, ...]]] = {}
+    notes = []
+    for each in plans:
+        own, scores = scores[: len(each.sites)], scores[len(each.sites) :]
+        gone = choose(each, own, spread=wanted.by == "movement" or each.change is not None or each.kind == "channels")
+        remove(model, each, gone)
+        removed[each.kind] = {site.place: units for site, units in zip(each.sites, gone, strict=True)}
+        if each.change is None:
+            notes.append(
+                f"the config cannot say how many {each.kind} are left: they are zeros in the saved folder, and satchel "
+                "takes them out when it loads it"
+            )
+    return removed, notes
+
+
+def _parameters_left(model: transformers.PreTrainedModel) -> int:
+    from .marks import fill_marked, remove_marked
+
+    remove_marked(model)
+    count = sum(each.numel() for each in model.parameters())
+    fill_marked(model)
+    return count
 
 
 def _number(name: str, value: str) -> float:
