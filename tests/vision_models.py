@@ -30,7 +30,11 @@ _CONFIGS = {
         embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"
     ),
     "convnext": lambda: transformers.ConvNextConfig(
-        image_size=_SIZE, hidden_sizes=[16, 32, 48, 64], depths=[1, 1, 1, 1], initializer_range=0.2, layer_scale_init_value=0.5
+        image_size=_SIZE,
+        hidden_sizes=[16, 32, 48, 64],
+        depths=[1, 1, 1, 1],
+        initializer_range=0.2,
+        layer_scale_init_value=0.5,
     ),
 }
 _PROCESSORS = {
@@ -60,7 +64,9 @@ def tiny_vision(kind: str, out: Path) -> Path:
             model(pixel_values=seen)
         model.eval()
         logits = model(pixel_values=seen).logits
-        head = model.get_submodule(next(name for name, _ in reversed(list(model.named_modules())) if _is_head(model, name)))
+        head = model.get_submodule(
+            next(name for name, _ in reversed(list(model.named_modules())) if _is_head(model, name))
+        )
         head.weight *= 2 / logits.std(dim=0).mean()
         head.bias -= model(pixel_values=seen).logits.mean(dim=0)  # every label wins somewhere
     model.save_pretrained(out)

@@ -84,8 +84,9 @@ def _stripes(height: int, width: int, chance: np.random.RandomState) -> np.ndarr
     """Bands of two colours, in any direction."""
     one, other = _colours(chance, 2)
     rows, columns = np.mgrid[:height, :width]
-    step = chance.randint(2, 24)
-    return np.where((((rows * chance.randint(0, 4) + columns * chance.randint(1, 4)) // step) % 2 == 0)[..., None], one, other)
+    band = (rows * chance.randint(0, 4) + columns * chance.randint(1, 4)) // chance.randint(2, 24)
+    striped: np.ndarray = np.where((band % 2 == 0)[..., None], one, other)
+    return striped
 
 
 def _checks(height: int, width: int, chance: np.random.RandomState) -> np.ndarray:
@@ -102,7 +103,8 @@ def _clouds(height: int, width: int, chance: np.random.RandomState) -> np.ndarra
     image = need("PIL.Image", extra="vision", to="draw the built-in pictures")
     coarse = chance.randint(0, 256, (chance.randint(2, 9), chance.randint(2, 9), 3)).astype(np.uint8)
     large = image.fromarray(coarse).resize((width, height), resample=2)
-    return np.array(large) // 4 * 4  # fewer values: a third of the file
+    soft: np.ndarray = np.array(large) // 4 * 4  # fewer values: a third of the file
+    return soft
 
 
 def _rings(height: int, width: int, chance: np.random.RandomState) -> np.ndarray:
@@ -118,7 +120,8 @@ def _noise(height: int, width: int, chance: np.random.RandomState) -> np.ndarray
     """Grain over a colour. Small, for noise cannot be packed."""
     height, width = min(height, 64), min(width, 64)
     grain = chance.randint(-(2 ** chance.randint(2, 8)), 2 ** chance.randint(2, 8), (height, width, 3))
-    return np.clip(_colours(chance, 1)[0].astype(np.int64) + grain, 0, 255).astype(np.uint8)
+    noisy: np.ndarray = np.clip(_colours(chance, 1)[0].astype(np.int64) + grain, 0, 255).astype(np.uint8)
+    return noisy
 
 
 _KINDS = (_gradient, _disc, _boxes, _stripes, _checks, _clouds, _rings, _noise)

@@ -29,8 +29,8 @@ from .applying import APPLY, run_apply
 from .component import Component
 from .format import Artifact, Format, Plan, format_of
 from .kit import PARITY
-from .process import ERROR
 from .pictures import write_pictures
+from .process import ERROR
 from .samples import calibration_items, golden_items
 from .source import SourceModel
 from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job

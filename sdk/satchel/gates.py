@@ -158,7 +158,9 @@ def _unmeasured(evidence: Evidence, budget: Budget) -> Verdict:
         return Verdict("latency", NOT_JUDGED, "stopped before")
     tokens = max(evidence.estimate_ms, default=0)
     value = evidence.estimate_ms.get(tokens)
-    estimate = f"; estimate from its facts: {value:.1f} ms or more for {evidence.at(tokens)}" if value is not None else ""
+    estimate = (
+        f"; estimate from its facts: {value:.1f} ms or more for {evidence.at(tokens)}" if value is not None else ""
+    )
     why = f"this machine is not {evidence.device}{estimate}"
     unit = "ms, estimated" if value is not None else "ms"
     return Verdict("latency", NOT_JUDGED, why, value, budget.latency_ms, unit, evidence.here)

@@ -70,9 +70,7 @@ def try_candidate(
         speedup=speedup,
         shape=shape,
         # How often a picture's model uses each weight the counts do not say.
-        estimate_ms={}
-        if shape
-        else estimate(profile, found.source.parameters, plan.scheme, prepared.options.threads),
+        estimate_ms={} if shape else estimate(profile, found.source.parameters, plan.scheme, prepared.options.threads),
         peak_rss_bytes=peak,
         device_memory_mb=profile.memory_mb,
         here=_here(),

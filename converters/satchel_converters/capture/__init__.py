@@ -92,7 +92,9 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
-    module = importlib.import_module(_BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC[loaded.task.modality]), __name__)
+    module = importlib.import_module(
+        _BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC[loaded.task.modality]), __name__
+    )
     components: tuple[Component, ...] = module.capture(loaded)
     return components
 

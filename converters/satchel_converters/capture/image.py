@@ -51,4 +51,3 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     inputs = (Input("pixel_values", "float32", (batch, 3, height, width)),)
     outputs = tuple(Output(name, "float32", (batch, *results[name].shape[1:])) for name in loaded.task.outputs)
     return (Component("model", module, inputs, outputs, example),)
-

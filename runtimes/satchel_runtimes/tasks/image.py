@@ -43,9 +43,7 @@ def image_steps(has: Mapping[str, Any]) -> tuple[Step, ...]:  # Any: JSON
         SupportError: a step that is not served here, or a picture of no fixed size.
     """
     kind = str(has.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
-    odd = sorted(
-        name for name in has if name.startswith("do_") and has[name] and name not in _SERVED | _WITHOUT_EFFECT
-    )
+    odd = sorted(name for name in has if name.startswith("do_") and has[name] and name not in _SERVED | _WITHOUT_EFFECT)
     if odd:
         raise _unserved(kind, f"it has the step {odd[0]}")
     steps: list[Step] = [Step("rgb")]
@@ -162,10 +160,10 @@ class ImageTask(Task):
                 picture = self._resized(picture, step.options)
             elif step.step == "center_crop":
                 picture = self._cropped(picture, step.options["height"], step.options["width"])
-        values = np.asarray(picture)
+        values: np.ndarray = np.asarray(picture)
         if any(step.step == "flip_channels" for step in self.entry_.preprocess):
             values = values[:, :, ::-1]
-        made = np.empty((3, *values.shape[:2]), self._table.dtype)
+        made: np.ndarray = np.empty((3, *values.shape[:2]), self._table.dtype)
         for channel in range(3):
             np.take(self._table[channel], values[:, :, channel], out=made[channel])
         return made
@@ -203,7 +201,8 @@ class ImageTask(Task):
         if isinstance(item, Mapping) and set(item) == {"file"} and isinstance(item["file"], str):
             given, name = self._files.read(item["file"]), item["file"]  # a sample that travels in the bundle
         if isinstance(given, (bytes, bytearray, memoryview)):
-            given, name = io.BytesIO(given), f"{len(given):,} bytes" if given is item else name
+            name = f"of {len(given):,} bytes" if given is item else name
+            given = io.BytesIO(given)
         elif not isinstance(given, (str, os.PathLike, self._image.Image)):
             raise self._wrong(type(item).__name__, str(item)[:40])
         if isinstance(given, str) and given.startswith(("http://", "https://")):
@@ -212,7 +211,15 @@ class ImageTask(Task):
             )
         image = given if isinstance(given, self._image.Image) else self._opened(given, name)
         # What decoders raise for broken files, each its own.
-        broken = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, self._image.DecompressionBombError)
+        broken = (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            IndexError,
+            struct.error,
+            self._image.DecompressionBombError,
+        )
         try:
             self._check_mode(image, name)
             upright: Image.Image = self._ops.exif_transpose(image)
