@@ -31,6 +31,7 @@ from .component import Component
 from .compress import COMPRESS
 from .format import Artifact, Format, Plan, format_of
 from .kit import PARITY
+from .pictures import write_pictures
 from .process import ERROR
 from .samples import calibration_items, golden_items
 from .source import SourceModel
@@ -43,6 +44,7 @@ _PROCESSORS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "preprocessor_config.json",
 )
 
 
@@ -59,10 +61,11 @@ def _run(folder: Path) -> None:
     tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
-    processors = _save_processors(loaded.tokenizer, job.source, folder, twin.config)
-    facts = _facts(job, loaded.tokenizer, twin)
+    processors = _save_processors(loaded.processor, job.source, folder, twin.config)
+    facts = _facts(job, loaded.processor, twin)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
+    processors += write_pictures(job.tasks, folder)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
@@ -89,6 +92,8 @@ def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder:
 def _facts(job: Job, tokenizer: Any, twin: Artifact) -> ModelFacts:  # Any: a transformers class
     """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
     facts = job.source.facts
+    if task_class(job.tasks[0]).modality == "image":
+        return dataclasses.replace(facts, processor=json.loads(tokenizer.to_json_string()))
     bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
     longest = [max(bound)] if bound else []  # static shapes: what no graph holds is cut
     return dataclasses.replace(

@@ -50,7 +50,8 @@ class Evidence:
     reference: Mapping[str, Parity] = field(default_factory=dict)
     batched: Mapping[str, Parity] = field(default_factory=dict)
     size_bytes: int | None = None
-    latency: Mapping[int, Latency] = field(default_factory=dict)  # by tokens
+    latency: Mapping[int, Latency] = field(default_factory=dict)  # by tokens, or by the height of a picture
+    shape: str = ""  # the one shape of inputs without a length, in words: 224x224
     speedup: Mapping[int, Ratio] = field(default_factory=dict)  # against the float twin, by tokens
     estimate_ms: Mapping[int, float] = field(default_factory=dict)  # from the profile's facts, by tokens
     peak_rss_bytes: int | None = None
@@ -58,6 +59,10 @@ class Evidence:
     here: str = ""
     absolute_counts: bool = False  # this machine stands for the device
     ratio_counts: bool = False  # this machine has the device's instruction sets
+
+    def at(self, length: int) -> str:
+        """A measured length in words."""
+        return self.shape or f"{length} tokens"
 
 
 @dataclass(frozen=True)
@@ -124,13 +129,13 @@ def _latency(evidence: Evidence, budget: Budget) -> Verdict:
     p50 = evidence.latency[tokens].p50_ms
     limit = budget.latency_ms
     if evidence.absolute_counts and limit is not None and p50 > limit:
-        why = f"{p50:.2f} ms for {tokens} tokens, at most {limit:g} allowed"
+        why = f"{p50:.2f} ms for {evidence.at(tokens)}, at most {limit:g} allowed"
         return Verdict("latency", REFUSED, why, p50, limit, "ms", evidence.here)
     if evidence.ratio_counts and evidence.purpose == "speed" and budget.prefer == "latency":
         for length, ratio in evidence.speedup.items():
             if ratio.high < 1:
                 why = (
-                    f"{evidence.scheme} is {ratio.value:.2f} times as fast as float32 at {length} tokens "
+                    f"{evidence.scheme} is {ratio.value:.2f} times as fast as float32 at {evidence.at(length)} "
                     f"({ratio.low:.2f} to {ratio.high:.2f}); --prefer size keeps it"
                 )
                 return Verdict("latency", REFUSED, why, ratio.value, 1.0, "x float32", evidence.here)
@@ -144,7 +149,7 @@ def _latency_words(evidence: Evidence) -> str:
     for tokens, latency in evidence.latency.items():
         ratio = evidence.speedup.get(tokens)
         faster = f", {ratio.value:.2f} x float32" if ratio is not None and ratio.meaningful else ""
-        words.append(f"{latency.p50_ms:.2f} ms at {tokens} tokens{faster}")
+        words.append(f"{latency.p50_ms:.2f} ms at {evidence.at(tokens)}{faster}")
     return "; ".join(words)
 
 
@@ -153,7 +158,9 @@ def _unmeasured(evidence: Evidence, budget: Budget) -> Verdict:
         return Verdict("latency", NOT_JUDGED, "stopped before")
     tokens = max(evidence.estimate_ms, default=0)
     value = evidence.estimate_ms.get(tokens)
-    estimate = f"; estimate from its facts: {value:.1f} ms or more for {tokens} tokens" if value is not None else ""
+    estimate = (
+        f"; estimate from its facts: {value:.1f} ms or more for {evidence.at(tokens)}" if value is not None else ""
+    )
     why = f"this machine is not {evidence.device}{estimate}"
     unit = "ms, estimated" if value is not None else "ms"
     return Verdict("latency", NOT_JUDGED, why, value, budget.latency_ms, unit, evidence.here)

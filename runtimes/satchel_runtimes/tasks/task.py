@@ -50,6 +50,7 @@ class ModelFacts:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # "unk_token", "pad_token" … as transformers has them
+    processor: Mapping[str, Any] = field(default_factory=dict)  # of pictures: its settings with all defaults
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
 
@@ -67,6 +68,7 @@ class Task(ABC):
     """One task of one bundle. Instances keep no state between calls, so threads may share them."""
 
     name: ClassVar[str]
+    modality: ClassVar[str] = "text"  # or "image": of what kind the built-in samples are
     component: ClassVar[str] = "model"
     judged: Mapping[str, str]  # the arrays that `score` returns -> how parity compares each
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
@@ -94,7 +96,12 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
-        """A golden input, with options, made from one of the built-in texts."""
+        """A golden input, with options, made from one of the built-in texts, or from the name of a built-in picture."""
+
+    @property
+    def shape(self) -> str:
+        """The one shape that the graph takes, in words; empty where inputs have a length."""
+        return ""
 
     @abstractmethod
     def is_single(self, inputs: Input) -> bool:
