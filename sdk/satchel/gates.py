@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from satchel_benchmarks.accuracy import Accuracy
+from satchel_benchmarks.metrics import METRICS
 from satchel_runtimes.errors import (
     AccuracyError,
     IntegrityError,
@@ -18,7 +20,16 @@ from satchel_runtimes.errors import (
 from satchel_runtimes.measure import Latency, Ratio
 from satchel_runtimes.parity import Parity
 
-__all__ = ["GATES", "Budget", "Evidence", "Verdict", "first_refusal", "judge_all"]
+__all__ = [
+    "GATES",
+    "Budget",
+    "Evidence",
+    "Verdict",
+    "accuracy_words",
+    "first_refusal",
+    "judge_accuracy",
+    "judge_all",
+]
 
 PASSED, REFUSED, NOT_JUDGED = "passed", "refused", "not_judged"
 _MB = 2**20
@@ -54,6 +65,8 @@ class Evidence:
     shape: str = ""  # the one shape of inputs without a length, in words: 224x224
     speedup: Mapping[int, Ratio] = field(default_factory=dict)  # against the float twin, by tokens
     estimate_ms: Mapping[int, float] = field(default_factory=dict)  # from the profile's facts, by tokens
+    accuracy: Accuracy | None = None  # the metric that is judged
+    metrics: tuple[Accuracy, ...] = ()  # it and others, on the same rows
     peak_rss_bytes: int | None = None
     device_memory_mb: float | None = None
     here: str = ""
@@ -70,6 +83,7 @@ class Budget:
     size_mb: float | None = None
     latency_ms: float | None = None
     memory_mb: float | None = None
+    max_drop: float | None = None  # points of the task's metric below the reference
     prefer: str = "latency"  # or "size": keep a scheme for speed that is slower than float
     require: frozenset[str] = frozenset()  # gates whose not_judged is a refusal
 
@@ -119,7 +133,46 @@ def _beyond(parity: Parity, name: str) -> bool:
 
 
 def _accuracy(evidence: Evidence, budget: Budget) -> Verdict:
-    return Verdict("accuracy", NOT_JUDGED, "no task data was given")
+    found, limit = evidence.accuracy, budget.max_drop
+    if found is None:
+        return Verdict("accuracy", NOT_JUDGED, "stopped before" if evidence.problem else "no task data was given")
+    return judge_accuracy(found, limit)
+
+
+def judge_accuracy(found: Accuracy, limit: float | None) -> Verdict:
+    """Whether a metric may have fallen by as much as it did, and whether the reference says anything at all."""
+    words = accuracy_words(found)
+    if found.reference_at_chance:
+        why = (
+            f"the reference does not do this task: its {found.metric} is {found.reference:.4g} "
+            f"({found.reference_low:.4g} to {found.reference_high:.4g}), a constant answer has {found.chance:.4g}"
+        )
+        return Verdict("accuracy", REFUSED, why, found.reference, found.chance, found.metric, "reference")
+    if found.drop is None or found.low is None or found.high is None:
+        return Verdict("accuracy", NOT_JUDGED, f"{words}; there is no reference beside it")
+    unit = "per cent" if _relative(found) else "points"
+    if limit is None:
+        why = f"{words}; no budget says how much it may lose: --max-drop"
+        return Verdict("accuracy", NOT_JUDGED, why, found.drop, None, unit, f"{found.n} rows")
+    refused = not found.drop <= limit  # also for NaN
+    unsure = found.low <= limit if refused else found.high > limit
+    why = f"{words}, at most {limit:g} allowed"
+    if unsure:
+        why += f"; the interval is wide, it holds {'less' if refused else 'more'} than that: judge it on more rows"
+    return Verdict("accuracy", REFUSED if refused else PASSED, why, found.drop, limit, unit, f"{found.n} rows")
+
+
+def accuracy_words(found: Accuracy) -> str:
+    beside = f", the reference {found.reference:.4g}" if found.reference is not None else ""
+    said = f"{found.metric} {found.value:.4g}{beside} on {found.n} rows"
+    if found.drop is None:
+        return said
+    unit = "%" if _relative(found) else " points"
+    return f"{said}: {'lost' if found.drop > 0 else 'gained' if found.drop < 0 else 'the same,'} {abs(found.drop):.2f}{unit} ({found.low:.2f} to {found.high:.2f} lost)"
+
+
+def _relative(found: Accuracy) -> bool:
+    return METRICS[found.metric].relative
 
 
 def _latency(evidence: Evidence, budget: Budget) -> Verdict:
@@ -206,7 +259,7 @@ GATES: Mapping[str, tuple[Callable[[Evidence, Budget], Verdict], type[SatchelErr
 }
 
 _FIXES = {
-    "accuracy": "give the data that it is judged on, or leave the requirement out",
+    "accuracy": "try a scheme that is closer to float32, raise --max-drop, or give the data that it is judged on (--data)",
     "parity": "try a scheme that is closer to float32 (satchel formats lists them), or report the difference",
     "latency": "try another scheme, raise the budget, or allow it with --prefer size",
     "size": "try a smaller scheme, or raise the budget",
