@@ -32,7 +32,10 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
 
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     # Tied weights are one tensor under two names, which safetensors would refuse.
-    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in checkpoint.tensors.items()}
+    tensors = {
+        name: each.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, each in checkpoint.tensors.items()
+    }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(save(tensors, {"figures": json.dumps(checkpoint.figures)}))

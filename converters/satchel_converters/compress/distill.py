@@ -40,7 +40,8 @@ class Distill:
     def __post_init__(self) -> None:
         if self.student is not None and (self.layers is not None or self.ffn is not None):
             raise _refused(
-                "a student that is named and derived", "layers and ffn shape a student made from the teacher",
+                "a student that is named and derived",
+                "layers and ffn shape a student made from the teacher",
                 "leave layers and ffn out, or student",
             )
         above_zero = ("layers", "temperature", "epochs", "steps", "minutes", "learning_rate", "batch", "patience")

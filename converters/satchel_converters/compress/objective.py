@@ -156,9 +156,7 @@ class Objective:
             return tuple(each[places] for each, places in zip(logits, batch.places, strict=True))
         # A decision between positions, as of a span's start: those without a part in it can never win.
         barred = torch.finfo(logits[0].dtype).min / 2
-        return tuple(
-            each.masked_fill(~places, barred) for each, places in zip(logits, batch.places, strict=True)
-        )
+        return tuple(each.masked_fill(~places, barred) for each, places in zip(logits, batch.places, strict=True))
 
     def _pooled(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """As the device pools, see `satchel_runtimes.tasks.sentence_embedding`; a cosine makes norms no matter."""
@@ -189,7 +187,9 @@ def _check_pooling(task: Task) -> None:
     unknown = [each for each in task.entry_.option("pool", "modes") if each not in _POOL]  # type: ignore[attr-defined]  # of every text task
     if unknown:
         raise SupportError(
-            "Cannot train this model.", why=f"it pools by {unknown[0]!r}", fix=f"one of {', '.join(_POOL)} can be trained"
+            "Cannot train this model.",
+            why=f"it pools by {unknown[0]!r}",
+            fix=f"one of {', '.join(_POOL)} can be trained",
         )
 
 
@@ -215,4 +215,3 @@ def _stacked(arrays: Sequence[np.ndarray], padding: float) -> torch.Tensor:
     for i, array in enumerate(arrays):
         made[i, : len(array)] = array
     return torch.from_numpy(made)
-

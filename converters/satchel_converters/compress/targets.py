@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,9 @@ def _words(objective: Objective, example: Example, mixing: random.Random) -> lis
         words, labels = example.input, target
     if isinstance(words, str):
         if labels is not None:
-            raise _odd(objective, target, "{'tokens': [words], 'labels': [one for each]}, or an input that is a list of words")
+            raise _odd(
+                objective, target, "{'tokens': [words], 'labels': [one for each]}, or an input that is a list of words"
+            )
         (row,) = _rows(objective, words)
     else:
         (row,) = _rows(objective, list(words), is_split_into_words=True)
@@ -120,7 +122,9 @@ def _answer(objective: Objective, example: Example) -> tuple[int, int] | None:
         texts = target.get("text", ())
         pairs = list(zip(texts, starts, strict=False)) if isinstance(texts, (list, tuple)) else [(texts, starts)]
     elif isinstance(target, (list, tuple)):
-        pairs = [(each.get("text"), each.get("start")) if isinstance(each, Mapping) else (each, None) for each in target]
+        pairs = [
+            (each.get("text"), each.get("start")) if isinstance(each, Mapping) else (each, None) for each in target
+        ]
     elif target is None:
         return None
     else:

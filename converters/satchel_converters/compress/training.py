@@ -243,7 +243,9 @@ def _step(
         )
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]  # torch's own
-    torch.nn.utils.clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], schedule.clip)
+    torch.nn.utils.clip_grad_norm_(
+        [each for group in optimizer.param_groups for each in group["params"]], schedule.clip
+    )
     optimizer.step()
     state.losses, state.counted = state.losses + number, state.counted + 1
 
