@@ -36,8 +36,9 @@ install: .venv/installed
 quickstart: install
 	@$(BIN)/python examples/quickstart.py
 
+# A file at a time on each of two cores: what a file's tests share is made once.
 test: install lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow" -x tests/test_architecture.py tests/test_device_profiles.py tests/test_bundle.py tests/test_tensors.py tests/test_toolchain.py

@@ -14,8 +14,10 @@ from tests import bundles
 
 _ROOT = Path(__file__).resolve().parents[1]
 
-# Stages are kept between runs of the tests, apart from the user's own. Subprocesses inherit it.
-os.environ.setdefault("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / "satchel"))
+# Stages are kept between runs of the tests, apart from the user's own, and each worker of pytest-xdist has its own: some
+# tests look at what a conversion leaves there. Subprocesses inherit it.
+_OWN = os.environ.get("PYTEST_XDIST_WORKER", "satchel")
+os.environ.setdefault("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / _OWN))
 
 
 @pytest.fixture(scope="session")
