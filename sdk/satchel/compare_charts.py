@@ -106,9 +106,10 @@ def _latency(figure: Any, rows: Sequence[tuple[int, Json]]) -> Chart:
             )
             if y == 0:
                 axes.annotate(str(tokens), (found["p50_ms"], y), (0, 9), textcoords="offset points", ha="center")
-    _log(axes, "milliseconds, text in to answer out")
+    _log(axes, "milliseconds, input in to answer out")
+    marks = f"{_listed(lengths)} tokens (the numbers above the first row)"
     said = (
-        f"Each row has a mark for {_listed(lengths)} tokens (the numbers above the first row). The mark is the median, "
+        f"Each row has a mark for {rows[0][1]['shape'] or marks}. The mark is the median, "
         "the thick bar its 95 % interval, the thin line reaches to the slowest tenth. The scale is logarithmic."
     )
     return "Latency by length", said, _svg(made, "latency")
@@ -135,7 +136,7 @@ def _size(figure: Any, rows: Sequence[tuple[int, Json]]) -> Chart:
     axes.set_ylim(0, 1.18 * max(row["size_bytes"] for _, row in rows) / 2**20)
     axes.set_ylabel("MiB on disk")
     axes.margins(x=0.12)
-    _log(axes, f"milliseconds at {tokens} tokens")
+    _log(axes, f"milliseconds at {rows[0][1]['shape'] or f'{tokens} tokens'}")
     said = "Better is towards the lower left. The numbers are those of the table; shape and colour are the verdict."
     return "Size against latency", said, _svg(made, "size")
 

@@ -25,7 +25,7 @@ _TONES = {"ships": "ships", "passes": "passes"}  # every other status is a refus
 _READING = (
     ("size", "everything in the bundle: graphs, tokenizer, golden samples."),
     ("load", "median seconds that a fresh process takes to load the bundle, files in the system's cache."),
-    ("ms at … tokens", "median of predict, text in and answer out, and its 95 % interval; all candidates in turn."),
+    ("ms at … tokens", "median of predict, input in and answer out, and its 95 % interval; all candidates in turn."),
     (
         "× fp32, × first",
         (
@@ -109,7 +109,8 @@ def _list(lines: Sequence[str], title: str) -> str:
 
 def _table(found: Json) -> str:
     lengths = sorted({int(tokens) for row in found["rows"] for tokens in row["latency_ms"]})
-    heads = ["candidate", "MiB", "load s", *(f"ms at {tokens}" for tokens in lengths)]
+    shape = next((row["shape"] for row in found["rows"] if row["shape"]), "")
+    heads = ["candidate", "MiB", "load s", *(f"ms at {shape or tokens}" for tokens in lengths)]
     heads += ["× fp32", "× first", "peak MiB", "against the model", "same answers", "least like"]
     body = []
     for number, row in enumerate(found["rows"], 1):

@@ -77,6 +77,7 @@ class Row:
             "size_bytes": self.size_bytes,
             "load_s": cold["load_s"] if cold else None,
             "cold_start": cold,
+            "shape": run.get("shape") or None,  # of inputs without a length; latency is by its height
             "latency_ms": run.get("latency", {}),
             "against_fp32": _speeds(self.against_fp32),
             "against_first": _speeds(self.against_first),
@@ -198,7 +199,8 @@ def figure_words(parity: Mapping[str, Json]) -> str:
 def table_of(found: Compared) -> list[tuple[str, ...]]:
     """Rows for a terminal; the first is the head. The middle of a latency stands with half its 95 % interval."""
     lengths = sorted({tokens for row in found.rows if row.run for tokens in row.run.latency})
-    head = ("candidate", "", "MiB", "load s", *(f"ms at {tokens}" for tokens in lengths))
+    shape = next((row.run.shape for row in found.rows if row.run), "")
+    head = ("candidate", "", "MiB", "load s", *(f"ms at {shape or tokens}" for tokens in lengths))
     rows = [(*head, "× fp32", "× first", "peak MiB", "against the model", "same", "least like")]
     task = found.tasks[0]
     for row in found.rows:

@@ -73,7 +73,9 @@ def _other(prepared: Prepared, rows: Sequence[Row], row: Row, ships: Row | None)
     words = []
     faster = _faster(ships, row)
     if faster is not None:
-        words.append(f"{faster[1]:.1f} × as fast as {ships.label} at {faster[0]} tokens")
+        words.append(
+            f"{faster[1]:.1f} × as fast as {ships.label} at {ships.run.shape if ships.run and ships.run.shape else f'{faster[0]} tokens'}"
+        )
     if row.size_bytes is not None and ships.size_bytes is not None:
         more = (row.size_bytes - ships.size_bytes) / _MB
         words.append(f"{abs(more):.1f} MiB {'larger' if more > 0 else 'smaller'}")

@@ -10,6 +10,8 @@ from .show import as_json, key_values, size, table
 
 __all__ = ["inspect"]
 
+_PICTURES = "golden/pictures/"  # one row for all of them
+
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -53,5 +55,11 @@ def inspect(bundle: Path, json_: bool) -> None:
     click.echo()
     table("", ("graph", "file", "inputs", "outputs"), graphs)
     click.echo()
-    files = [(name, size(digest.bytes), digest.sha256[:16]) for name, digest in manifest.files.items()]
+    pictures = [digest.bytes for name, digest in manifest.files.items() if name.startswith(_PICTURES)]
+    files = [
+        (name, size(digest.bytes), digest.sha256[:16])
+        for name, digest in manifest.files.items()
+        if not name.startswith(_PICTURES)
+    ]
+    files += [(f"{_PICTURES}*.png, {len(pictures)} files", size(sum(pictures)), "")] if pictures else []
     table("", ("file", "size", "sha256"), files)

@@ -46,12 +46,13 @@ def predict(
     allow_failed: bool,
     json_: bool,
 ) -> None:
-    """Answer INPUTS with BUNDLE: texts as arguments, a file, or standard input.
+    """Answer INPUTS with BUNDLE: texts or paths of pictures as arguments, a file of them, or standard input.
 
     In a file and on standard input each line is a text, or a JSON value (JSON lines) where the task takes more than
     text: {"question": "…", "context": "…"}.
 
     \b
+    satchel predict mobilenet.satchel picture.jpg
     satchel predict minilm.satchel "Where is my order?" "My parcel is late."
     satchel predict reviews.satchel --file reviews.txt --json > answers.jsonl
     echo '{"question": "Who?", "context": "Ada wrote it."}' | satchel predict qa.satchel
@@ -65,7 +66,9 @@ def predict(
         raise UsageError("Cannot take both inputs and --file.", why="one of them would be ignored", fix="leave one out")
     if not inputs and file is None and sys.stdin.isatty():
         raise UsageError(
-            "There is nothing to predict.", why="no INPUTS, no --file, and nothing on stdin", fix="name a text"
+            "There is nothing to predict.",
+            why="no INPUTS, no --file, and nothing on stdin",
+            fix="name a text, or a picture",
         )
     given = dict(_option(each) for each in options)
     with load(
