@@ -20,7 +20,7 @@ from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engi
 from .process import Tell
 from .quiet import quiet
 from .shapes import difference, resized, static_shapes
-from .tflite_quantize import quantize_static
+from .tflite_quantize import METHODS, quantize_static
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,28 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why="its activations are float32, so there is no scale to store them with",
             fix="choose int8-static, or leave --io-dtype out",
         )
-    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", also=also), buckets=profile.sequence_buckets, io=io)
+    method = options.get("calibration_method", "")
+    if method and not scheme.calibrated:
+        raise SupportError(
+            f"Cannot make {scheme.name} with --calibration-method {method}.",
+            why="it takes no ranges from samples",
+            fix="choose int8-static, or leave --calibration-method out",
+        )
+    if method and method not in METHODS:
+        raise SupportError(
+            f"Cannot make {scheme.name} with --calibration-method {method}.",
+            why=f"tflite has {', '.join(METHODS)}",
+            fix="choose one of these, or leave it out: then each is tried on samples held back, and the best is taken",
+        )
+    return Plan(
+        "tflite",
+        scheme,
+        Engine(engine.name, f">={needs}", also=also),
+        buckets=profile.sequence_buckets,
+        calibration_method=method,
+        min_cosine=float(options.get("min_cosine", 0.0)),
+        io=io,
+    )
 
 
 def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
@@ -207,7 +228,7 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell:
         if plan.scheme.calibrated:
             graphs = [graph for graph in twin.graphs if graph.file == file]
             samples = calibration(graphs[0].component)
-            made = quantize_static((twin.folder / file).read_bytes(), graphs, samples, plan.io, tell)
+            made = quantize_static((twin.folder / file).read_bytes(), graphs, samples, plan, tell)
             (out / file).write_bytes(made.content)
             notes |= made.notes if len(twin.files) == 1 else {graphs[0].component: made.notes}
             continue

@@ -19,12 +19,13 @@ from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.manifest import Graph
 from satchel_runtimes.toolchain import need
 
+from .format import Plan
 from .process import Tell
 from .quiet import quiet
 from .sensitivity import scan_layers
-from .tflite_rounding import KINDS, Layer, Moments, find_layers, put_on_grid
+from .tflite_rounding import KINDS, Layer, Moments, code_of, find_layers, put_on_grid
 
-__all__ = ["Made", "quantize_static"]
+__all__ = ["METHODS", "Made", "quantize_static"]
 
 _TO = "quantize TFLite"
 _LEAST = 8  # samples; from fewer, what is held back says nothing
@@ -35,7 +36,7 @@ _WANTED = 0.99  # mean cosine of the raw outputs; the parity gate has the last w
 
 _Sample = Mapping[str, np.ndarray]
 # From the lowest and highest value of each sample, and its 0.01 % and 99.99 % points, to one range.
-_METHODS: Mapping[str, Callable[[np.ndarray], tuple[float, float]]] = {
+METHODS: Mapping[str, Callable[[np.ndarray], tuple[float, float]]] = {
     "minmax": lambda seen: (seen[:, 0].min(), seen[:, 3].max()),
     "percentile": lambda seen: (seen[:, 1].min(), seen[:, 2].max()),
     "average": lambda seen: (seen[:, 0].mean(), seen[:, 3].mean()),
@@ -63,12 +64,13 @@ class _Twin:
     attention: bool
 
 
-def quantize_static(content: bytes, graphs: Sequence[Graph], samples: Iterable[_Sample], io: str, tell: Tell) -> Made:
+def quantize_static(
+    content: bytes, graphs: Sequence[Graph], samples: Iterable[_Sample], plan: Plan, tell: Tell
+) -> Made:
     """Quantize a float32 file in all its signatures.
 
     Args:
         samples: inputs at their own sizes.
-        io: what inputs and outputs are stored as, float32 or int8.
 
     Raises:
         UsageError: too few samples.
@@ -93,13 +95,16 @@ def quantize_static(content: bytes, graphs: Sequence[Graph], samples: Iterable[_
     expected = _answers(content, twin.graphs[-1], held)
 
     def make(method: str, kept: frozenset[str], ends: str = "float32") -> bytes:
-        return _quantize(twin, source, {name: _METHODS[method](each) for name, each in seen.items()}, kept, ends)
+        return _quantize(twin, source, {name: METHODS[method](each) for name, each in seen.items()}, kept, ends)
 
     def score(made: bytes) -> float:
         found = _answers(made, twin.graphs[-1], held)
-        return float(np.mean([_cosine(a, b) for a, b in zip(expected, found, strict=True)]))
+        cosines = [_cosine(a, b) for a, b in zip(expected, found, strict=True)]
+        return float(np.min(cosines) if plan.min_cosine else np.mean(cosines))
 
-    scores = {method: score(make(method, frozenset())) for method in _METHODS}
+    wanted = plan.min_cosine or _WANTED
+    methods = (plan.calibration_method,) if plan.calibration_method else tuple(METHODS)
+    scores = {method: score(make(method, frozenset())) for method in methods}
     method = max(scores, key=lambda name: scores[name])
     tell("calibration", f"ranges by {method}", 3, 3)
     notes: dict[str, Any] = {
@@ -111,14 +116,14 @@ def quantize_static(content: bytes, graphs: Sequence[Graph], samples: Iterable[_
         "weights": "nearest" if source is content else "rounded against the samples, biases corrected",
     }
     kept: frozenset[str] = frozenset()
-    if scores[method] < _WANTED:
+    if scores[method] < wanted:
         costs = {layer.name: float(layer.size) for layer in twin.layers}
-        scan = scan_layers(costs, lambda names: make(method, names), score, _WANTED, tell)
+        scan = scan_layers(costs, lambda names: make(method, names), score, wanted, tell)
         kept = scan.kept
         better = "int8-dynamic" if twin.attention else "float32"
         notes |= {"score": round(scan.score, 5), "kept": f"{len(kept)} of {len(costs)} layers in {better}"}
         notes |= {"sensitivity": scan.notes()}
-    return Made(make(method, kept, io), notes)
+    return Made(make(method, kept, plan.io), notes)
 
 
 def _open(content: bytes, graphs: Sequence[Graph]) -> _Twin:
@@ -126,16 +131,22 @@ def _open(content: bytes, graphs: Sequence[Graph]) -> _Twin:
     files = need("ai_edge_litert.tools.flatbuffer_utils", extra="convert-tflite", to=_TO, of="satchel")
     model = files.convert_bytearray_to_object(bytearray(content))
     codes = {getattr(schema.BuiltinOperator, name): name for name in (*KINDS, "BATCH_MATMUL")}
-    used = {int(max(code.builtinCode, code.deprecatedBuiltinCode)) for code in model.operatorCodes}
+    layers = find_layers(model, codes)
+    own = {id(operator) for layer in layers for _, operator in layer.operators}
     subgraphs = {each.signatureKey.decode(): int(each.subgraphIndex) for each in model.signatureDefs}
     return _Twin(
         content,
         model,
         tuple(graphs),
         tuple(subgraphs[str(graph.entry)] for graph in graphs),
-        find_layers(model, codes),
+        layers,
         {tensor.name.decode(): len(tensor.shape) for graph in model.subgraphs for tensor in graph.tensors},
-        attention=any(codes.get(code) == "BATCH_MATMUL" for code in used),
+        # Products of two activations, which litert-torch writes as either operator.
+        attention=any(
+            codes.get(code_of(model, operator)) in ("BATCH_MATMUL", "FULLY_CONNECTED") and id(operator) not in own
+            for graph in model.subgraphs
+            for operator in graph.operators
+        ),
     )
 
 
@@ -184,7 +195,7 @@ def _rounded(twin: _Twin, seen: Mapping[str, np.ndarray], moments: Mapping[str, 
     model = files.convert_bytearray_to_object(bytearray(twin.content))
     steps = {}
     for layer in twin.layers:
-        low, high = _METHODS["percentile"](seen[layer.activations(twin.model)[0][0]])  # the narrowest, so the safest
+        low, high = METHODS["percentile"](seen[layer.activations(twin.model)[0][0]])  # the narrowest, so the safest
         steps[layer.name] = max((max(high, 0.0) - min(low, 0.0)) / 255, 1e-12)
     put_on_grid(model, twin.layers, moments, steps)
     return bytes(files.convert_object_to_bytearray(model))
@@ -199,22 +210,19 @@ def _quantize(
         quantizer = package.quantizer.Quantizer(bytearray(content))
         if twin.attention:
             for kind in KINDS:
-                quantizer.add_static_config(".*", names[kind], activation_num_bits=8, weight_num_bits=8)
+                quantizer.add_static_config(_these(twin, kind), names[kind], activation_num_bits=8, weight_num_bits=8)
+            for end in (names.INPUT, names.OUTPUT) if io == "int8" else ():
+                quantizer.add_static_config(".*", end, activation_num_bits=8, weight_num_bits=8)
         else:
             quantizer.load_quantization_recipe(package.recipe.static_wi8_ai8())
-        quantizer.add_dynamic_config(".*", names.EMBEDDING_LOOKUP, num_bits=8)
-        for end in (names.INPUT, names.OUTPUT):
-            if io == "float32":
+            for end in (names.INPUT, names.OUTPUT) if io == "float32" else ():
                 _leave(quantizer, ".*", end, algorithms)
-            elif twin.attention:
-                quantizer.add_static_config(".*", end, activation_num_bits=8, weight_num_bits=8)
-        for layer in twin.layers:
-            for output in layer.outputs(twin.model) if layer.name in kept else ():
-                this = f"^{re.escape(output)};$"
-                if twin.attention and layer.kind == "FULLY_CONNECTED":
-                    quantizer.add_dynamic_config(this, names.FULLY_CONNECTED, num_bits=8)
-                else:
-                    _leave(quantizer, this, names[layer.kind], algorithms)
+        quantizer.add_dynamic_config(".*", names.EMBEDDING_LOOKUP, num_bits=8)
+        for kind in {layer.kind for layer in twin.layers if layer.name in kept}:
+            if twin.attention and kind == "FULLY_CONNECTED":
+                quantizer.add_dynamic_config(_these(twin, kind, kept), names[kind], num_bits=8)
+            else:
+                _leave(quantizer, _these(twin, kind, kept), names[kind], algorithms)
         try:
             result = quantizer.quantize(
                 {name: _as_range(each, twin.ranks[name]) for name, each in ranges.items()},
@@ -228,6 +236,13 @@ def _quantize(
                 fix="choose int8-dynamic or int8-weights",
             ) from None
         return bytes(result.quantized_model)
+
+
+def _these(twin: _Twin, kind: str, names: frozenset[str] | None = None) -> str:
+    """An expression for the layers of one kind, all or those with these names, in all signatures."""
+    chosen = [each for each in twin.layers if each.kind == kind and (names is None or each.name in names)]
+    outputs = "|".join(re.escape(output) for each in chosen for output in each.outputs(twin.model))
+    return f"^(?:{outputs or '(?!)'});$"  # (?!) matches nothing
 
 
 def _leave(quantizer: Any, regex: str, operation: Any, algorithms: Any) -> None:  # Any: classes imported late

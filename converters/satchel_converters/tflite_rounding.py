@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["KINDS", "Layer", "Moments", "find_layers", "put_on_grid"]
+__all__ = ["KINDS", "Layer", "Moments", "code_of", "find_layers", "put_on_grid"]
 
 KINDS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _LEVELS = 127
@@ -78,7 +78,7 @@ def find_layers(model: Any, kinds: Mapping[int, str]) -> tuple[Layer, ...]:  # A
     found: dict[int, list[tuple[int, Any]]] = {}
     for number, graph in enumerate(model.subgraphs):
         for operator in graph.operators:
-            if kinds.get(_code(model, operator)) in KINDS:
+            if kinds.get(code_of(model, operator)) in KINDS:
                 buffer = graph.tensors[operator.inputs[1]].buffer
                 if model.buffers[buffer].data is not None:
                     found.setdefault(buffer, []).append((number, operator))
@@ -90,7 +90,7 @@ def find_layers(model: Any, kinds: Mapping[int, str]) -> tuple[Layer, ...]:  # A
         seen[name] = seen.get(name, 0) + 1
         name += f"#{seen[name]}" if seen[name] > 1 else ""
         shape = model.subgraphs[graph].tensors[operator.inputs[1]].shape
-        layers.append(Layer(name, kinds[_code(model, operator)], int(np.prod(shape)), tuple(operators)))
+        layers.append(Layer(name, kinds[code_of(model, operator)], int(np.prod(shape)), tuple(operators)))
     return tuple(layers)
 
 
@@ -138,6 +138,11 @@ def put_on_grid(
 
 def tensor_name(model: Any, graph: int, tensor: int) -> str:
     return str(model.subgraphs[graph].tensors[tensor].name.decode())
+
+
+def code_of(model: Any, operator: Any) -> int:
+    code = model.operatorCodes[operator.opcodeIndex]
+    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 
 def _rounded(rows: np.ndarray, second: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -190,12 +195,7 @@ def _has_bias(operator: Any) -> bool:
     return len(operator.inputs) > 2 and operator.inputs[2] >= 0
 
 
-def _code(model: Any, operator: Any) -> int:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
-
-
 def _short(path: str) -> str:
     """`encoder.layer.0.output.dense` from the classes and names that litert-torch writes."""
-    parts = [part.split(";")[0].rpartition(".")[2].partition("_")[2] for part in path.split("/")]
-    return ".".join(part for part in parts if part and part != "inner")
+    parts = [part.split(";")[0].rpartition(".")[2].lstrip("_").partition("_")[2] for part in path.split("/")]
+    return ".".join(parts[parts.index("inner") + 1 :] if "inner" in parts else [part for part in parts if part])
