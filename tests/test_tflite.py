@@ -105,7 +105,7 @@ def session_of(artifact: Artifact, plan: Plan) -> Session:
     return open_session(Bundle(artifact.folder, manifest, remembered=False), artifact.graphs, SessionOptions(threads=1))
 
 
-@pytest.mark.parametrize("io", ["float32", "int8"])
+@pytest.mark.parametrize("io", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_convnet_in_static_int8_keeps_its_answers(
     io: str, convnet: Component, float_graph: Artifact, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
