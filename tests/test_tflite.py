@@ -15,6 +15,7 @@ import pytest
 
 import satchel
 from satchel_converters import tflite
+from satchel_converters.capture.efficientnet import simplify
 from satchel_converters.component import Component, Input, Output
 from satchel_converters.format import Artifact, Plan
 from satchel_device_profiles import load_profile
@@ -64,17 +65,7 @@ def convnet(pictures: list[np.ndarray]) -> Component:
     from transformers import EfficientNetForImageClassification
 
     folder = runpy.run_path(str(ROOT / "examples" / "real_models.py"))["efficientnet"]()
-    model = EfficientNetForImageClassification.from_pretrained(folder).eval()
-
-    class Mean(torch.nn.Module):
-        def forward(self, values: torch.Tensor) -> torch.Tensor:
-            return values.mean((2, 3), keepdim=True)
-
-    # transformers pools with a window of 1280 x 1280, which LiteRT really pads to: 170 times the time of the whole model.
-    # The gates are held at 1 by a bias of 30, which in int8 overflows. Neither changes an answer.
-    model.efficientnet.pooler = Mean()
-    for block in model.efficientnet.encoder.blocks:
-        block.squeeze_excite = torch.nn.Identity()
+    model = simplify(EfficientNetForImageClassification.from_pretrained(folder).eval())
 
     class Logits(torch.nn.Module):
         def __init__(self) -> None:
@@ -114,7 +105,7 @@ def session_of(artifact: Artifact, plan: Plan) -> Session:
     return open_session(Bundle(artifact.folder, manifest, remembered=False), artifact.graphs, SessionOptions(threads=1))
 
 
-@pytest.mark.parametrize("io", ["float32", "int8"])
+@pytest.mark.parametrize("io", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_a_convnet_in_static_int8_keeps_its_answers(
     io: str, convnet: Component, float_graph: Artifact, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
@@ -141,20 +132,6 @@ def test_a_convnet_in_static_int8_keeps_its_answers(
     assert (tmp_path / "model.tflite").stat().st_size < 0.35 * (float_graph.folder / "model.tflite").stat().st_size
 
 
-def test_int8_ends_are_int8_in_the_file(float_graph: Artifact, pictures: list[np.ndarray], tmp_path: Path) -> None:
-    from ai_edge_litert.interpreter import Interpreter
-
-    found = {}
-    for io in ("float32", "int8"):
-        (tmp_path / io).mkdir()
-        tflite.apply(float_graph, plan_of("int8-static", io), tmp_path / io, lambda _: [{"pixel_values": pictures[0]}])
-        runner = Interpreter(str(tmp_path / io / "model.tflite")).get_signature_runner()
-        details = (runner.get_input_details()["pixel_values"], runner.get_output_details()["logits"])
-        found[io] = [np.dtype(each["dtype"]).name for each in details]
-
-    assert found == {"float32": ["float32", "float32"], "int8": ["int8", "int8"]}
-
-
 def test_a_convnet_gets_the_static_scheme_where_a_transformer_gets_the_dynamic_one(minilm: Path) -> None:
     from satchel_converters.source import find_source
 
@@ -167,20 +144,12 @@ def test_a_convnet_gets_the_static_scheme_where_a_transformer_gets_the_dynamic_o
     assert tflite.FORMAT.preferred(profile.schemes, False) == profile.schemes
 
 
-# A transformer in the static scheme is another model, and the gate says so
-
-
-def test_a_static_transformer_is_refused_by_parity(minilm: Path, tmp_path: Path) -> None:
-    # Measured: cosine 0.5 where the class asks for 0.985. Its outliers take the range that all other values share.
-    with pytest.raises(ParityError, match="cosine"):
-        satchel.convert(minilm, device=DEVICE, format="tflite", quantize="int8-static", out=tmp_path / "m.satchel")
-
-    assert not (tmp_path / "m.satchel").exists()
+# Samples
 
 
 def test_ranges_come_from_the_users_inputs(tiny: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
-    texts.write_text("the small red car\nwhere is my order?\n", "utf-8")
+    texts.write_text("the small red car\nwhere is my order?\n" * 4, "utf-8")
     graphs = {}
     for name, own in (("own", texts), ("built-in", None)):
         out = tmp_path / f"{name}.satchel"

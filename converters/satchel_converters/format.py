@@ -17,6 +17,7 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
+from .process import Tell
 
 __all__ = [
     "Artifact",
@@ -29,6 +30,7 @@ __all__ = [
     "copy_twin",
     "format_of",
     "list_formats",
+    "silent",
 ]
 
 # A new format is one file here, and this line.
@@ -65,6 +67,8 @@ class Plan:
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
     task: str = ""  # the main one, which other tools read in the artifact
+    calibration_method: str = ""  # how ranges are taken from samples; "": the format's best
+    min_cosine: float = 0.0  # that a mixed precision must reach on the worst sample; 0: what parity asks in the mean
     io: str = "float32"  # what the graph's float inputs and outputs are stored as; or int8, where the scheme has it
 
 
@@ -76,6 +80,9 @@ class Artifact:
     graphs: tuple[Graph, ...]
     files: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict)  # what config.json has in addition, by key
+    notes: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what was decided in the making, as JSON, for bundle and report
 
 
 # Samples to calibrate on, encoded as the device will encode them: of a component's name, its inputs at batch 1.
@@ -113,7 +120,7 @@ class Format:
     extra: str
     plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
-    apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
+    apply: Callable[[Artifact, Plan, Path, Calibration, Tell], Artifact]
     # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
     recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
     # Of an SDK that its vendor distributes, by the engine of the profile: what to import, and how to get it.
@@ -155,6 +162,10 @@ def check_scheme(name: str) -> None:
     everywhere = {each for format in list_formats() for each in format_of(format).schemes}
     if name not in everywhere:
         raise unknown_name("scheme", name, sorted(everywhere))
+
+
+def silent(stage: str, message: str, step: int, total: int) -> None:
+    """Tells nobody."""
 
 
 def copy_twin(twin: Artifact, out: Path) -> Artifact:

@@ -5,27 +5,22 @@ The schemes are ai-edge-quantizer's own recipes. No TensorFlow is involved.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-import io
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from satchel_runtimes.errors import SupportError, UsageError
+from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
-from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
+from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
+from .process import Tell
+from .quiet import quiet
 from .shapes import difference, resized, static_shapes
+from .tflite_quantize import METHODS, quantize_static
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +41,7 @@ SCHEMES = {
             "speed",
             1.02,
             ">=1.0",
-            "int8 weights per channel, int8 activations with ranges from samples; for convnets",
+            "int8 weights per channel, int8 activations with ranges from samples, sensitive layers kept better; for convnets",
             convolutions=True,
             calibrated=True,
         ),
@@ -59,7 +54,6 @@ SCHEMES = {
 # int8 in int4-weights: with both at int4, MiniLM's mean cosine was 0.946, below what the class allows.
 _RECIPES = {
     "int8-dynamic": (("dynamic_wi8_afp32", None),),
-    "int8-static": (("static_wi8_ai8", None),),
     "int8-weights": (("weight_only_wi8_afp32", None),),
     "int4-weights": (("dynamic_wi8_afp32", None), ("dynamic_wi4b32_afp32", "FULLY_CONNECTED")),
 }
@@ -105,7 +99,28 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why="its activations are float32, so there is no scale to store them with",
             fix="choose int8-static, or leave --io-dtype out",
         )
-    return Plan("tflite", scheme, Engine(engine.name, f">={needs}", also=also), buckets=profile.sequence_buckets, io=io)
+    method = options.get("calibration_method", "")
+    if method and not scheme.calibrated:
+        raise SupportError(
+            f"Cannot make {scheme.name} with --calibration-method {method}.",
+            why="it takes no ranges from samples",
+            fix="choose int8-static, or leave --calibration-method out",
+        )
+    if method and method not in METHODS:
+        raise SupportError(
+            f"Cannot make {scheme.name} with --calibration-method {method}.",
+            why=f"tflite has {', '.join(METHODS)}",
+            fix="choose one of these, or leave it out: then each is tried on samples held back, and the best is taken",
+        )
+    return Plan(
+        "tflite",
+        scheme,
+        Engine(engine.name, f">={needs}", also=also),
+        buckets=profile.sequence_buckets,
+        calibration_method=method,
+        min_cosine=float(options.get("min_cosine", 0.0)),
+        io=io,
+    )
 
 
 def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
@@ -148,7 +163,7 @@ def _signature(shape: _Shape) -> str:
 
 def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None:
     torch = need("torch", extra="convert-tflite", to=_TO, of="satchel")
-    with _quiet():
+    with quiet():
         litert = need("litert_torch", extra="convert-tflite", to=_TO, of="satchel")
         module = _named(component)
         made: Any = None  # the converter, once it has a signature
@@ -204,57 +219,28 @@ def _check(component: Component, file: Path, shape: _Shape) -> float:
     return difference(component, call, ((1, shape.get("sequence", 1)),), padded=True)
 
 
-def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:
     """Quantize the float32 file; every signature keeps sharing its weights."""
     if plan.scheme.name == "fp32":
         return copy_twin(twin, out)
+    notes: dict[str, Any] = {}
     for file in twin.files:
+        if plan.scheme.calibrated:
+            graphs = [graph for graph in twin.graphs if graph.file == file]
+            samples = calibration(graphs[0].component)
+            made = quantize_static((twin.folder / file).read_bytes(), graphs, samples, plan, tell)
+            (out / file).write_bytes(made.content)
+            notes |= made.notes if len(twin.files) == 1 else {graphs[0].component: made.notes}
+            continue
         package = need("ai_edge_quantizer", extra="convert-tflite", to="quantize TFLite", of="satchel")
-        with _quiet():
+        with quiet():
             quantizer = package.quantizer.Quantizer(str(twin.folder / file))
-            ranges = None
             if plan.scheme.name == "fp16":
                 _add_fp16(package, quantizer)
             else:
                 quantizer.load_quantization_recipe(_recipe(package.recipe, plan.scheme.name))
-            if plan.scheme.calibrated:
-                _keep_float_ends(package, quantizer, plan.io)
-                signatures = [graph for graph in twin.graphs if graph.file == file]
-                ranges = quantizer.calibrate(
-                    {graph.entry: _fitted(graph, calibration(graph.component)) for graph in signatures}, num_threads=1
-                )
-            quantizer.quantize(ranges).export_model(str(out / file), overwrite=True)
-    return Artifact(out, twin.graphs, twin.files)
-
-
-def _fitted(graph: Graph, samples: Iterable[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Samples in the shape of one signature: cut where they are longer, padded as a session pads."""
-    made = []
-    for sample in samples:
-        tensors = {}
-        for spec in graph.inputs:
-            shape = [graph.bind.get(axis, 1) if isinstance(axis, str) else axis for axis in spec.shape]
-            whole = np.full(shape, spec.padding or 0, dtype=spec.dtype)
-            part = tuple(slice(0, min(sizes)) for sizes in zip(shape, sample[spec.name].shape, strict=True))
-            whole[part] = sample[spec.name][part]
-            tensors[spec.name] = whole
-        made.append(tensors)
-    if not made:
-        raise UsageError(
-            f"Cannot calibrate {graph.component}.",
-            why="there are no samples to take the ranges of its activations from",
-            fix="name a file of inputs with --calibration",
-        )
-    return made
-
-
-def _keep_float_ends(package: Any, quantizer: Any, io: str) -> None:  # Any: a module imported late, and its class
-    """The recipe makes inputs and outputs int8 as well; a runtime that gives and takes floats wants them as they were."""
-    if io == "float32":
-        names = package.recipe.TFLOperationName
-        for end in (names.INPUT, names.OUTPUT):
-            key = package.recipe.AlgorithmName.NO_QUANTIZE
-            quantizer.update_quantization_recipe(regex=".*", operation_name=end, op_config=None, algorithm_key=key)
+            quantizer.quantize().export_model(str(out / file), overwrite=True)
+    return Artifact(out, twin.graphs, twin.files, notes=notes)
 
 
 def _recipe(recipes: Any, scheme: str) -> list[Any]:  # Any: a module imported late, and its own dictionaries
@@ -279,34 +265,6 @@ def _add_fp16(package: Any, quantizer: Any) -> None:  # Any: classes of a packag
         ),
         algorithm_key=names.AlgorithmName.FLOAT_CASTING,
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The converter and the quantizer write their steps to both standard streams, below Python as well."""
-    saved = {number: os.dup(number) for number in (1, 2)}
-    sys.stdout.flush()
-    sys.stderr.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    logging.disable(logging.WARNING)
-    try:
-        for number in saved:
-            os.dup2(nowhere, number)
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, copy in saved.items():
-            os.dup2(copy, number)
-            os.close(copy)
-        os.close(nowhere)
-        logging.disable(logging.NOTSET)
 
 
 FORMAT = Format(

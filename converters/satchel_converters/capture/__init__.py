@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "capture", "load_model"]
 
-_BY_MODEL_TYPE: dict[str, str] = {}
+_BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
 _GENERIC = {"text": ".encoder", "image": ".image"}
 
 
