@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 import satchel
 from satchel_converters import onnx as onnx_format
 from satchel_converters.format import Artifact, Calibration, Plan
+from satchel_converters.process import Tell
 from satchel_runtimes.errors import SatchelError
 
 __all__ = [
@@ -77,8 +78,8 @@ def damage(
     """Change every graph after its scheme was made and before anybody looks at it; those of some schemes or of all."""
     whole = onnx_format.FORMAT
 
-    def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
-        artifact = whole.apply(twin, plan, out, calibration)
+    def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell) -> Artifact:
+        artifact = whole.apply(twin, plan, out, calibration, tell)
         for graph in artifact.graphs if not schemes or plan.scheme.name in schemes else ():
             model = onnx.load(out / graph.file)
             change(model)

@@ -24,6 +24,7 @@ from satchel.gates import GATES, Budget, Evidence, first_refusal, judge_all
 from satchel.options import Options
 from satchel_converters import onnx as onnx_format
 from satchel_converters.format import Artifact, Calibration, Plan
+from satchel_converters.process import Tell
 from satchel_converters.samples import TEXTS
 from satchel_runtimes.bundle import Bundle
 from satchel_runtimes.errors import (
@@ -194,8 +195,8 @@ class TestParity:
     def test_an_output_that_is_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = onnx_format.FORMAT
 
-        def forget_the_end(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
-            artifact = whole.apply(twin, plan, out, calibration)
+        def forget_the_end(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell) -> Artifact:
+            artifact = whole.apply(twin, plan, out, calibration, tell)
             (graph,) = artifact.graphs
             _drop_output(out / graph.file, "end_logits")
             kept = tuple(each for each in graph.outputs if each.name != "end_logits")

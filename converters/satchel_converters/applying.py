@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def apply_scheme(
         SatchelError: what `apply` refuses, wherever it runs; or a limit was reached.
     """
     if not room:
-        return format_of(plan.format).apply(twin, plan, out, calibration)
+        return format_of(plan.format).apply(twin, plan, out, calibration, tell)
     with tempfile.TemporaryDirectory(prefix="satchel-apply-") as made:
         folder = Path(made)
         components = dict.fromkeys(graph.component for graph in twin.graphs) if plan.scheme.calibrated else {}
@@ -55,7 +56,7 @@ def apply_scheme(
         return _artifact(json.loads((folder / _MADE).read_text()))
 
 
-def run_apply(folder: Path) -> None:
+def run_apply(folder: Path, tell: Tell) -> None:
     """The worker's side."""
     raw = json.loads((folder / APPLY).read_text())
     plan = from_plain(Plan, raw["plan"])
@@ -68,15 +69,20 @@ def run_apply(folder: Path) -> None:
                 samples.setdefault(number, {})[name] = value
         return (samples[number] for number in sorted(samples))
 
-    made = format_of(plan.format).apply(_artifact(raw["twin"]), plan, Path(raw["out"]), calibration)
+    made = format_of(plan.format).apply(_artifact(raw["twin"]), plan, Path(raw["out"]), calibration, tell)
     (folder / _MADE).write_text(json.dumps(_plain(made)))
 
 
-def _plain(artifact: Artifact) -> dict[str, object]:
+def _plain(artifact: Artifact) -> dict[str, Any]:  # Any: JSON
     graphs = [to_plain(graph) for graph in artifact.graphs]
-    return {"folder": str(artifact.folder.absolute()), "graphs": graphs, "files": list(artifact.files)}
+    return {
+        "folder": str(artifact.folder.absolute()),
+        "graphs": graphs,
+        "files": list(artifact.files),
+        "notes": dict(artifact.notes),
+    }
 
 
-def _artifact(raw: Mapping[str, list[object] | str]) -> Artifact:
+def _artifact(raw: Mapping[str, Any]) -> Artifact:  # Any: JSON
     graphs = tuple(from_plain(Graph, each) for each in raw["graphs"])
-    return Artifact(Path(str(raw["folder"])), graphs, tuple(str(each) for each in raw["files"]))
+    return Artifact(Path(raw["folder"]), graphs, tuple(raw["files"]), notes=raw["notes"])

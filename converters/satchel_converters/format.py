@@ -17,6 +17,7 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
+from .process import Tell
 
 __all__ = [
     "Artifact",
@@ -29,6 +30,7 @@ __all__ = [
     "copy_twin",
     "format_of",
     "list_formats",
+    "silent",
 ]
 
 # A new format is one file here, and this line.
@@ -76,6 +78,9 @@ class Artifact:
     graphs: tuple[Graph, ...]
     files: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict)  # what config.json has in addition, by key
+    notes: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what was decided in the making, as JSON, for bundle and report
 
 
 # Samples to calibrate on, encoded as the device will encode them: of a component's name, its inputs at batch 1.
@@ -113,7 +118,7 @@ class Format:
     extra: str
     plan: Callable[[Scheme, Any, Mapping[str, str]], Plan]  # Any: DeviceProfile, read by attribute
     export: Callable[[Sequence[Component], Plan, Path], Artifact]
-    apply: Callable[[Artifact, Plan, Path, Calibration], Artifact]
+    apply: Callable[[Artifact, Plan, Path, Calibration, Tell], Artifact]
     # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
     recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
     # Of an SDK that its vendor distributes, by the engine of the profile: what to import, and how to get it.
@@ -155,6 +160,10 @@ def check_scheme(name: str) -> None:
     everywhere = {each for format in list_formats() for each in format_of(format).schemes}
     if name not in everywhere:
         raise unknown_name("scheme", name, sorted(everywhere))
+
+
+def silent(stage: str, message: str, step: int, total: int) -> None:
+    """Tells nobody."""
 
 
 def copy_twin(twin: Artifact, out: Path) -> Artifact:

@@ -22,6 +22,7 @@ from satchel_runtimes.parity import CLASSES, numeric_class
 
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Recipe, Scheme, copy_twin
+from .process import Tell
 from .shapes import difference, resized, static_shapes
 
 __all__ = ["FORMAT"]
@@ -189,7 +190,7 @@ def _call(loaded: Any, component: Component) -> Any:  # Any: a script
     return call
 
 
-def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell) -> Artifact:
     return copy_twin(twin, out)  # the compiler casts
 
 

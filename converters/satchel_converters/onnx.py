@@ -22,8 +22,9 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
-from .format import Artifact, Calibration, Format, Plan, Scheme, engine_has, oldest
+from .format import Artifact, Calibration, Format, Plan, Scheme, engine_has, oldest, silent
 from .onnx_export import export_component
+from .process import Tell
 
 if TYPE_CHECKING:
     import onnx
@@ -112,7 +113,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     return Artifact(out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name))
 
 
-def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:
     """Make a scheme of the exported float32 graphs, each in one file."""
     onnx = need("onnx", extra="convert", to="write ONNX", of="satchel")
     graphs: list[Graph] = []

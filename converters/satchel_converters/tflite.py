@@ -24,7 +24,8 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
-from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest
+from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
+from .process import Tell
 from .shapes import difference, resized, static_shapes
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ def _check(component: Component, file: Path, shape: _Shape) -> float:
     return difference(component, call, ((1, shape.get("sequence", 1)),), padded=True)
 
 
-def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:
     """Quantize the float32 file; every signature keeps sharing its weights."""
     if plan.scheme.name == "fp32":
         return copy_twin(twin, out)

@@ -22,6 +22,7 @@ from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has
+from .process import Tell
 from .shapes import OTHER_SHAPES, difference, dynamic_shapes, resized, static_shapes
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     return Artifact(out, tuple(graphs), tuple(graph.file for graph in graphs))
 
 
-def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration) -> Artifact:
+def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell) -> Artifact:
     return copy_twin(twin, out)  # torch quantizes before the trace
 
 

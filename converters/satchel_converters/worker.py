@@ -135,7 +135,7 @@ def _versions(names: Sequence[str]) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in names}
 
 
-def tell(stage: str, message: str = "", *, step: int = 0, total: int = 0) -> None:
+def tell(stage: str, message: str = "", step: int = 0, total: int = 0) -> None:
     print(json.dumps({"stage": stage, "message": message, "step": step, "total": total}), file=_out, flush=True)
 
 
@@ -150,7 +150,7 @@ def main(folder: Path) -> int:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             if (folder / APPLY).is_file():
-                run_apply(folder)
+                run_apply(folder, tell)
             else:
                 _run(folder)
     except SatchelError as error:

@@ -155,6 +155,7 @@ class Measured:
     peak_rss_bytes: Optional[int] = None
     accuracy: Optional[float] = None
     verdicts: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, Json] = field(default_factory=dict)  # what the converter decided: layers kept precise, methods
 
 
 @dataclass(frozen=True)

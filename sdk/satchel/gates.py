@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from satchel_runtimes.errors import (
     AccuracyError,
@@ -55,6 +56,7 @@ class Evidence:
     estimate_ms: Mapping[int, float] = field(default_factory=dict)  # from the profile's facts, by tokens
     peak_rss_bytes: int | None = None
     device_memory_mb: float | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)  # what the converter decided, as JSON
     here: str = ""
     absolute_counts: bool = False  # this machine stands for the device
     ratio_counts: bool = False  # this machine has the device's instruction sets

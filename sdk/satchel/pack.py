@@ -103,7 +103,7 @@ def _manifest(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, 
         tasks=stage.entries,
         graphs=artifact.graphs,
         golden=_GOLDEN,
-        measured=Measured(sum(each.bytes for each in files.values()), ""),
+        measured=Measured(sum(each.bytes for each in files.values()), "", notes=dict(artifact.notes)),
         toolchain={"satchel": satchel_runtimes.__version__, **stage.toolchain},
         files=files,
     )

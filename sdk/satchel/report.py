@@ -74,6 +74,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if evidence is not None:
         figures = {
+            "notes": evidence.notes,
             "size_bytes": evidence.size_bytes,
             "peak_rss_bytes": evidence.peak_rss_bytes,
             "parity": {task: dict(parity.figures) for task, parity in evidence.reference.items()},

@@ -73,6 +73,7 @@ def try_candidate(
         here=_here(),
         absolute_counts=absolute,
         ratio_counts=comparable,
+        notes=found.measured.notes,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -35,12 +37,21 @@ def inspect(bundle: Path, json_: bool) -> None:
             "engine": str(engine),
             "options": ", ".join(f"{key}={value}" for key, value in engine.options.items()) or "none",
             "made with": ", ".join(f"{name} {version}" for name, version in manifest.toolchain.items()),
+            "decided": _words(manifest.measured.notes) or "nothing beyond the scheme",
             "measured on": manifest.measured.where,
             "gates": ", ".join(
                 f"{gate} {status.replace('_', ' ')}" for gate, status in manifest.measured.verdicts.items()
             ),
         },
     )
+    layers = manifest.measured.notes.get("sensitivity", {}).get("layers", ())
+    if layers:
+        click.echo()
+        rows = [
+            (each["name"], f"{each['damage']:.5f}", f"{each['cost']:,.0f}", "better precision" if each["kept"] else "")
+            for each in layers
+        ]
+        table("", ("layer", "damage", "cost", ""), rows)
     graphs = [
         (
             graph.component,
@@ -55,3 +66,8 @@ def inspect(bundle: Path, json_: bool) -> None:
     click.echo()
     files = [(name, size(digest.bytes), digest.sha256[:16]) for name, digest in manifest.files.items()]
     table("", ("file", "size", "sha256"), files)
+
+
+def _words(notes: Mapping[str, Any]) -> str:  # Any: JSON
+    """What fits in a line; the layers have a table of their own."""
+    return "; ".join(f"{name} {value}" for name, value in notes.items() if not isinstance(value, (dict, list)))
