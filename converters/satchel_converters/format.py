@@ -67,6 +67,8 @@ class Plan:
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
     task: str = ""  # the main one, which other tools read in the artifact
+    calibration_method: str = ""  # how ranges are taken from samples; "": the format's best
+    min_cosine: float = 0.0  # that a mixed precision must reach on the worst sample; 0: what parity asks in the mean
     io: str = "float32"  # what the graph's float inputs and outputs are stored as; or int8, where the scheme has it
 
 

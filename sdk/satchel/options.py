@@ -59,6 +59,8 @@ class Options:
     toolchain: str | None = None
     max_convert_memory_mb: float | None = None
     max_convert_seconds: float | None = None
+    calibration_method: str | None = None
+    min_cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def prepare(options: Options) -> Prepared:
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
-    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", "min_cosine", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
@@ -186,8 +188,9 @@ def _chosen(given: Sequence[str], profile: Sequence[str]) -> tuple[str, ...]:
 
 def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:
     wanted = {"io": options.io_dtype}
-    if options.opset is not None:
-        wanted["opset"] = str(options.opset)
+    for name in ("opset", "calibration_method", "min_cosine"):
+        if getattr(options, name) is not None:
+            wanted[name] = str(getattr(options, name))
     try:
         plan = writer.plan(writer.scheme(scheme), profile, wanted)
     except SupportError as problem:
