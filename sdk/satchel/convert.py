@@ -54,6 +54,8 @@ def convert(
     toolchain: str | None = None,
     max_convert_memory_mb: float | None = None,
     max_convert_seconds: float | None = None,
+    calibration_method: str | None = None,
+    min_cosine: float | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -88,6 +90,9 @@ def convert(
             this environment lacks a package of the format.
         max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
             it is stopped beyond.
+        calibration_method: how onnx int8-static takes ranges from the samples: minmax, percentile or entropy.
+        min_cosine: what the worst calibration sample must reach in int8-mixed, which keeps more layers precise until it
+            does; by default what the parity gate asks in the mean.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -121,6 +126,8 @@ def convert(
         toolchain=toolchain,
         max_convert_memory_mb=max_convert_memory_mb,
         max_convert_seconds=max_convert_seconds,
+        calibration_method=calibration_method,
+        min_cosine=min_cosine,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 

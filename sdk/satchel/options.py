@@ -66,6 +66,8 @@ class Options:
     columns: Mapping[str, str] | None = None  # part of the task -> column of the data
     drop_overlaps: bool = False
     max_drop: float | None = None  # points of the task's metric
+    calibration_method: str | None = None
+    min_cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def prepare(options: Options) -> Prepared:
         raise UsageError(
             f"Cannot use --max-drop {options.max_drop}.", why="it is below zero", fix="give points, such as 1"
         )
-    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
+    for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", "min_cosine", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
             flag = name.replace("_", "-")
@@ -225,8 +227,9 @@ def _chosen(given: Sequence[str], profile: Sequence[str]) -> tuple[str, ...]:
 
 def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:
     wanted = {"io": options.io_dtype}
-    if options.opset is not None:
-        wanted["opset"] = str(options.opset)
+    for name in ("opset", "calibration_method", "min_cosine"):
+        if getattr(options, name) is not None:
+            wanted[name] = str(getattr(options, name))
     try:
         plan = writer.plan(writer.scheme(scheme), profile, wanted)
     except SupportError as problem:

@@ -27,6 +27,8 @@ __all__ = ["convert", "show"]
 @click.option(
     "--calibration", type=click.Path(path_type=Path), help="A file of inputs that int8-static takes its ranges from."
 )
+@click.option("--calibration-method", help="minmax, percentile or entropy ranges of onnx int8-static.")
+@click.option("--min-cosine", type=float, help="Of the worst calibration sample in int8-mixed.")
 @click.option("--io-dtype", default="float32", show_default=True, help="float32, or int8 ends of int8-static graphs.")
 @click.option("--toolchain", help="Convert in this toolchain's own environment (satchel toolchain list).")
 @click.option("--max-convert-memory-mb", type=float, help="Stop a step that takes more memory than this, in MiB.")

@@ -1,0 +1,245 @@
+"""Makes the matrix products of an ONNX graph easier to quantize, from what flows into them on calibration samples.
+
+Two steps, both before the quantizer and both without a change of what the float graph computes, beyond the rounding. `smooth` moves
+the range of loud activation channels into the weights (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438): one multiplication per
+place. `round_int8` and `round_int4` choose the rounding of the weights so that the products keep their values, instead of each
+weight its own (GPTQ, Frantar et al. 2022, arXiv 2210.17323).
+
+On MiniLM in int8-dynamic, over 200 texts: cosine 0.9936 (least 0.975) plain, 0.997 with the first step, 0.998 (0.993) with both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from satchel_runtimes.toolchain import need
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+__all__ = ["Place", "observe", "open_model", "round_int4", "round_int8", "smooth", "weighted"]
+
+Samples = Sequence[Mapping[str, np.ndarray]]
+
+_SHARE = 0.75  # of a channel's range that moves into the weights; 0.65 to 0.8 measured alike, 0.5 and 0.9 worse
+_PAYS = 1.5  # by how much the range must fall before it is worth a multiplication
+_DAMPING = 0.1  # of the mean diagonal; 0.01 fits 30 samples too closely: least cosine 0.965 on others, against 0.994
+_WIDEST = 6144  # inputs of a matrix; beyond it the inverse of their moments takes longer than it is worth
+_COLUMNS = 4096  # rounded at once; a language model's last matrix has 50,000
+_MOMENTS_BYTES = 512 * 2**20  # kept at a time
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor that constant matrices are multiplied with, and what it was on the samples."""
+
+    tensor: str
+    nodes: tuple[str, ...]  # the names of the MatMul
+    peak: np.ndarray  # per channel, the largest magnitude
+    moments: np.ndarray | None  # mean of x xᵀ; None: too wide
+
+
+def weighted(model: onnx.ModelProto, kinds: Iterable[str] = ("MatMul",)) -> dict[str, onnx.NodeProto]:
+    """The nodes that multiply with a constant, by name."""
+    constants = {each.name for each in model.graph.initializer}
+    return {n.name: n for n in model.graph.node if n.op_type in set(kinds) and n.input[1] in constants}
+
+
+def open_model(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
+    """A session of a graph in memory. A graph beyond protobuf's 2 GB goes through a folder."""
+    import tempfile
+
+    import onnx
+
+    ort = need("onnxruntime", extra="convert", to="quantize", of="satchel")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    providers = ["CPUExecutionProvider"]
+    if model.ByteSize() < 2**31 - 2**20:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+    with tempfile.TemporaryDirectory(prefix="satchel-") as folder:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        onnx.save(copy, f"{folder}/model.onnx", save_as_external_data=True)
+        return ort.InferenceSession(f"{folder}/model.onnx", options, providers=providers)
+
+
+def observe(model: onnx.ModelProto, samples: Samples) -> tuple[Place, ...]:
+    """Run the samples through the float graph and keep what each place needs, a part of the places at a time."""
+    nodes: dict[str, list[str]] = {}
+    for name, node in weighted(model).items():
+        nodes.setdefault(node.input[0], []).append(name)
+    widths = {each.input[0]: _array(model, each.input[1]).shape[0] for each in weighted(model).values()}
+    found: list[Place] = []
+    part: list[str] = []
+    for tensor in nodes:
+        part.append(tensor)
+        full = sum(min(widths[each], _WIDEST) ** 2 * 4 for each in part) > _MOMENTS_BYTES
+        if full or tensor == next(reversed(nodes)):
+            for each, (peak, moments) in _run(model, part, samples, widths).items():
+                found.append(Place(each, tuple(nodes[each]), peak, moments))
+            part = []
+    return tuple(found)
+
+
+def _run(
+    model: onnx.ModelProto, tensors: Sequence[str], samples: Samples, widths: Mapping[str, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    from onnx import helper
+
+    before = len(model.graph.output)
+    shown = {each.name for each in (*model.graph.output, *model.graph.input)}
+    model.graph.output.extend(helper.make_empty_tensor_value_info(each) for each in tensors if each not in shown)
+    session = open_model(model)
+    del model.graph.output[before:]
+    peaks = {each: np.zeros(widths[each], np.float32) for each in tensors}
+    sums = {each: np.zeros((widths[each],) * 2, np.float32) for each in tensors if widths[each] <= _WIDEST}
+    count = 0
+    for sample in samples:
+        inner = [each for each in tensors if each not in sample]  # a graph cannot give its own input back
+        seen = {**sample, **dict(zip(inner, session.run(inner, dict(sample)) if inner else (), strict=True))}
+        for tensor in tensors:
+            value = seen[tensor]
+            rows = value.reshape(-1, value.shape[-1])
+            peaks[tensor] = np.maximum(peaks[tensor], np.abs(rows).max(axis=0, initial=0))
+            if tensor in sums:
+                sums[tensor] += rows.T @ rows / len(rows)
+        count += 1
+    return {each: (peaks[each], sums[each] / count if each in sums else None) for each in tensors}
+
+
+def smooth(model: onnx.ModelProto, places: Sequence[Place]) -> tuple[Place, ...]:
+    """Divide loud channels by what their weights are multiplied with. Returns the places as they are afterwards.
+
+    Quiet channels are left alone: a channel that was quiet on the samples only by chance would become the loudest. With
+    30 texts to calibrate on, raising them as well gave a least cosine of 0.88.
+    """
+    from onnx import helper, numpy_helper
+
+    at = weighted(model)
+    after = []
+    for place in places:
+        rows = np.max([np.abs(_array(model, at[name].input[1])).max(axis=1) for name in place.nodes], axis=0)
+        tiny = np.finfo(np.float32).tiny ** 0.25
+        scale = np.maximum(place.peak, tiny) ** _SHARE / np.maximum(rows, tiny) ** (1 - _SHARE)
+        scale = np.maximum(scale / np.median(scale), 1).astype(np.float32)
+        if place.peak.max() < _PAYS * (place.peak / scale).max():
+            after.append(place)
+            continue
+        tensor = f"{place.tensor}.smooth"
+        first = min(i for i, node in enumerate(model.graph.node) if node.name in place.nodes)
+        for name in place.nodes:
+            _replace(model, name, _array(model, at[name].input[1]) * scale[:, None])
+            at[name].input[0] = tensor
+        model.graph.initializer.append(numpy_helper.from_array(1 / scale, f"{tensor}.scale"))
+        node = helper.make_node("Mul", [place.tensor, f"{tensor}.scale"], [tensor], name=tensor)
+        model.graph.node.insert(first, node)
+        moments = None if place.moments is None else place.moments / np.outer(scale, scale)
+        after.append(Place(tensor, place.nodes, place.peak / scale, moments))
+        at = weighted(model)
+    return tuple(after)
+
+
+def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> None:
+    """Put the weights on the grid that a symmetric quantizer with a scale per column will find again."""
+    for name, weights, moments in _matrices(model, places):
+        scale = np.maximum(np.abs(weights).max(axis=0) / levels, np.finfo(np.float32).tiny)
+        order = np.argsort(-np.diag(moments), kind="stable")  # loud channels first, the others make up for them
+        grid = _Grid(scale, np.float32(0), -levels, levels)
+        rounded = np.empty_like(weights)
+        rounded[order] = _rounded(weights[order], moments[order][:, order], 128, _always(grid))
+        # The largest of a column defines its scale, so it stays as it is.
+        largest = np.abs(weights).argmax(axis=0), np.arange(weights.shape[1])
+        rounded[largest] = weights[largest]
+        _replace(model, name, rounded)
+
+
+def round_int4(model: onnx.ModelProto, places: Sequence[Place], block: int) -> None:
+    """The same on 16 levels, with a scale and a zero point for each block of rows of a column."""
+
+    def grid(part: np.ndarray) -> _Grid:
+        low, high = np.minimum(part.min(axis=0), 0), np.maximum(part.max(axis=0), 0)
+        scale = np.maximum((high - low) / 15, np.finfo(np.float32).tiny)
+        return _Grid(scale, np.rint(-low / scale), 0, 15)
+
+    for name, weights, moments in _matrices(model, places):
+        _replace(model, name, _rounded(weights, moments, block, grid))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a quantizer rounds to: a scale and zero point per column, and the first and last level."""
+
+    scale: np.ndarray
+    zero: np.ndarray | np.float32
+    low: int
+    high: int
+
+    def nearest(self, row: np.ndarray) -> np.ndarray:
+        levels = np.clip(np.rint(row / self.scale) + self.zero, self.low, self.high)
+        near: np.ndarray = (levels - self.zero) * self.scale
+        return near
+
+
+def _matrices(model: onnx.ModelProto, places: Sequence[Place]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    at = weighted(model)
+    for place in places:
+        if place.moments is not None:
+            for name in place.nodes:
+                yield name, _array(model, at[name].input[1]), place.moments
+
+
+def _always(grid: _Grid) -> Callable[[np.ndarray], _Grid]:
+    return lambda part: grid
+
+
+def _rounded(
+    weights: np.ndarray, moments: np.ndarray, block: int, grid_of: Callable[[np.ndarray], _Grid]
+) -> np.ndarray:
+    """Round row after row, each time moving the rows that follow so that they make up for its error."""
+    count, columns = weights.shape
+    damped = moments.astype(np.float64)
+    damped[np.diag_indices(count)] += _DAMPING * np.mean(np.diag(damped)) + np.finfo(np.float32).tiny
+    follow = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    result = np.empty_like(weights)
+    for column in range(0, columns, _COLUMNS):
+        left = weights[:, column : column + _COLUMNS].copy()
+        for start in range(0, count, block):
+            end = min(start + block, count)
+            grid = grid_of(left[start:end])
+            errors = np.empty_like(left[start:end])
+            for row in range(start, end):
+                near = grid.nearest(left[row])
+                errors[row - start] = (left[row] - near) / follow[row, row]
+                result[row, column : column + _COLUMNS] = near
+                left[row + 1 : end] -= np.outer(follow[row, row + 1 : end], errors[row - start])
+            left[end:] -= follow[start:end, end:].T @ errors
+    return result
+
+
+def _array(model: onnx.ModelProto, name: str) -> np.ndarray:
+    from onnx import numpy_helper
+
+    array: np.ndarray = numpy_helper.to_array(next(each for each in model.graph.initializer if each.name == name))
+    return array
+
+
+def _replace(model: onnx.ModelProto, name: str, weights: np.ndarray) -> None:
+    """Give a node other weights; its own, where it shared them."""
+    from onnx import numpy_helper
+
+    node = weighted(model)[name]
+    old = node.input[1]
+    shared = sum(each == old for other in model.graph.node for each in other.input) > 1
+    made = numpy_helper.from_array(np.ascontiguousarray(weights, np.float32), f"{name}.weights" if shared else old)
+    if shared:
+        model.graph.initializer.append(made)
+        node.input[1] = made.name
+    else:
+        next(each for each in model.graph.initializer if each.name == old).CopyFrom(made)
