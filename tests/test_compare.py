@@ -368,8 +368,8 @@ class TestAgreement:
 
 
 ROW_KEYS = (
-    "format scheme status gate why fix exit_code bundle max_tokens size_bytes load_s cold_start latency_ms against_fp32 "
-    "against_first throughput peak_rss_bytes parity parity_in_batches agreement engine threads versions verdicts"
+    "format scheme status gate why fix exit_code bundle max_tokens size_bytes load_s cold_start shape latency_ms "
+    "against_fp32 against_first throughput peak_rss_bytes parity parity_in_batches agreement engine threads versions verdicts"
 )
 KEYS = (
     "satchel_compare when model device tasks ships summary reasons notes exit_code error rows pairs least_like seconds "
