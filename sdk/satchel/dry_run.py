@@ -6,6 +6,7 @@ from typing import Any
 
 from .gates import Evidence, judge_all
 from .options import Candidate, Options, Prepared, prepare
+from .recipe import check_digests
 from .trial import estimate
 
 __all__ = ["forecast"]
@@ -20,6 +21,7 @@ def forecast(options: Options) -> dict[str, Any]:
         SatchelError: what `convert` would refuse before it starts.
     """
     prepared = prepare(options)
+    check_digests(prepared)
     return {
         "model": prepared.source.name,
         "device": prepared.profile.name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from .gates import GATES, Budget
 from .inputs import read_inputs
 from .room import check_room, room_for
 
-__all__ = ["Candidate", "Options", "Prepared", "prepare"]
+__all__ = ["AUTO", "Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
 LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
+AUTO = "auto"  # of `quantize`: all schemes, and of those that pass the fastest, or the smallest with prefer="size"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Options:
     toolchain: str | None = None
     max_convert_memory_mb: float | None = None
     max_convert_seconds: float | None = None
+    write_recipe: Path | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)  # what a recipe wants the model and the data to be
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def prepare(options: Options) -> Prepared:
 def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
     """Every format and scheme in the profile's order, or those that the options name."""
     formats = _chosen((options.format,) if options.format else options.formats, profile.formats)
-    named = (options.quantize,) if options.quantize else tuple(options.schemes)
+    named = (options.quantize,) if options.quantize and options.quantize != AUTO else tuple(options.schemes)
     wanted = _chosen(named, profile.schemes)
     for name in formats:
         if name not in profile.formats:
@@ -237,6 +240,7 @@ def _check_kit(options: Options) -> None:
         "--prefer": options.prefer != PREFERENCES[0],
         "--require": bool(options.require),
         "--keep-failed": options.keep_failed,
+        "--quantize auto": options.quantize == AUTO,
     }
     for name in (name for name, is_asked in asked.items() if options.kit and is_asked):
         raise UsageError(
