@@ -60,6 +60,11 @@ class Options:
     toolchain: str | None = None
     max_convert_memory_mb: float | None = None
     max_convert_seconds: float | None = None
+    data: Path | None = None
+    max_drop: float | None = None
+    prune: str | None = None
+    distill: str | None = None
+    held_out: bool = False  # judge on rows held out of training: a search must not see what its result is judged on
     write_recipe: Path | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)  # what a recipe wants the model and the data to be
 

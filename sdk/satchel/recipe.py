@@ -29,7 +29,7 @@ __all__ = ["check_digests", "given_in", "options_from", "read_recipe", "recipe_o
 _DIGESTS = "sha256"  # the table that says what the files were when the recipe was written
 # Where a run puts things and how it goes about it: a recipe may say so, but none is written with it.
 _OF_A_RUN = ("out", "report", "replace", "keep_failed", "cache", "max_convert_memory_mb", "max_convert_seconds")
-_NO_KEYS = ("formats", "schemes", "write_recipe", "trust_remote_code")
+_NO_KEYS = ("formats", "schemes", "held_out", "write_recipe", "trust_remote_code")
 _PATHS = ("model", "device", "out", "report", "calibration", "data")
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(Options)}
 _CHECKED = ("model", "data", "calibration")  # their content decides what is made
