@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from .compare import compare as compare
     from .convert import convert as convert
     from .progress import Progress as Progress
+    from .tune import tune as tune
 
-__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "load"]
+__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "load", "tune"]
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -30,6 +31,7 @@ _WHERE = {
     "compare": "satchel.compare",
     "convert": "satchel.convert",
     "load": "satchel_runtimes",
+    "tune": "satchel.tune",
 }
 
 

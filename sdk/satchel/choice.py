@@ -1,8 +1,8 @@
-"""Which candidate is shipped: the one rule that `convert` follows and `compare` tells."""
+"""Which candidate is shipped: the one rule that `convert` follows and `compare` and `tune` tell."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from satchel_runtimes.errors import SatchelError, ToolchainError
@@ -10,7 +10,7 @@ from satchel_runtimes.errors import SatchelError, ToolchainError
 from .gates import GATES
 from .report import Outcome
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Best", "Choice", "choose"]
 
 # After one of these the next candidate gets its turn. A missing toolchain, or a machine without memory, says nothing
 # about the candidate, and what comes after it is not what the profile prefers: never skipped silently.
@@ -23,15 +23,29 @@ class Choice:
 
     chosen: Outcome | None
     error: SatchelError | None
+    why: str = "the first in the profile's order that passes every gate"
 
 
-def choose(outcomes: Iterable[Outcome]) -> Choice:
-    """The first that passes every gate; those after it are not asked for. Of none, the first refusal is the error."""
+Best = Callable[[Sequence[Outcome]], tuple[Outcome, str]]  # one of several that pass, and why that one
+
+
+def choose(outcomes: Iterable[Outcome], best: Best | None = None) -> Choice:
+    """The first that passes every gate; those after it are not asked for. Of none, the first refusal is the error.
+
+    With `best`, all are asked for, and it says which of those that pass.
+    """
     first: SatchelError | None = None
+    passed: list[Outcome] = []
     for outcome in outcomes:
         if outcome.refusal is None:
-            return Choice(outcome, None)
-        if not isinstance(outcome.refusal, _REFUSALS):
+            passed.append(outcome)
+            if best is None:
+                return Choice(outcome, None)
+        elif not isinstance(outcome.refusal, _REFUSALS):
             return Choice(None, outcome.refusal)
-        first = first or outcome.refusal
+        else:
+            first = first or outcome.refusal
+    if best is not None and passed:
+        chosen, why = best(passed)
+        return Choice(chosen, None, why)
     return Choice(None, first)

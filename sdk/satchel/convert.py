@@ -15,21 +15,23 @@ import satchel_runtimes
 from satchel_runtimes.errors import Cancelled, SatchelError, UsageError
 
 from .attempt import Stages, attempt, stopped
-from .choice import choose
+from .choice import Choice, choose
 from .kit import make_kit
-from .options import Options, Prepared, names_of, prepare
+from .options import AUTO, Options, Prepared, names_of, prepare
 from .pack import seal
 from .progress import Callback, Reporter
 from .publish import Target
+from .race import best_of
+from .recipe import check_digests, given_in, options_from, recipe_of, write_recipe
 from .report import Outcome, write_report
 
 __all__ = ["convert", "disk_problem", "run"]
 
 
 def convert(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
-    device: str,
+    device: str | None = None,
     out: str | Path | None = None,
     format: str | None = None,
     quantize: str | None = None,
@@ -56,6 +58,8 @@ def convert(
     max_convert_seconds: float | None = None,
     calibration_method: str | None = None,
     min_cosine: float | None = None,
+    recipe: str | Path | None = None,
+    write_recipe: str | Path | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -65,7 +69,8 @@ def convert(
         model: a local Hugging Face folder or a Hub id.
         device: a device profile's name, or the path of a profile in TOML.
         out: the bundle's folder; `<model>.satchel` in the current folder by default.
-        format, quantize: one format or scheme. Without them the first in the profile's order that passes every gate.
+        format, quantize: one format or scheme. Without them the first in the profile's order that passes every gate;
+            with quantize="auto" the fastest of those that pass, or the smallest with prefer="size".
         task: the main task; inferred from the architecture by default.
         revision: branch, tag or commit of a Hub id.
         trust_remote_code: run modelling code from the repository; a Hub id then needs a commit in `revision`.
@@ -93,6 +98,8 @@ def convert(
         calibration_method: how onnx int8-static takes ranges from the samples: minmax, percentile or entropy.
         min_cosine: what the worst calibration sample must reach in int8-mixed, which keeps more layers precise until it
             does; by default what the parity gate asks in the mean.
+        recipe: a TOML file with any of these by name. What is given here, and is not the default, goes before it.
+        write_recipe: a file for the recipe that makes this bundle again.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -100,8 +107,8 @@ def convert(
         SatchelError: with the exit code of the gate that refused it; nothing is left behind but the report.
     """
     options = Options(
-        str(model),
-        device,
+        str(model) if model is not None else "",
+        device or "",
         Path(out) if out else None,
         format,
         quantize,
@@ -128,7 +135,9 @@ def convert(
         max_convert_seconds=max_convert_seconds,
         calibration_method=calibration_method,
         min_cosine=min_cosine,
+        write_recipe=Path(write_recipe) if write_recipe else None,
     )
+    options = options_from(Path(recipe) if recipe else None, given_in(options))
     return run(options, progress=progress, cancel=cancel).bundle
 
 
@@ -154,9 +163,9 @@ def run(
     outcomes: list[Outcome] = []
     prepared: Prepared | None = None
 
-    def report(chosen: Outcome | None = None, error: SatchelError | None = None) -> dict[str, Any]:
+    def report(choice: Choice | None = None, error: SatchelError | None = None) -> dict[str, Any]:
         reporter.finish()
-        made = write_report(report_path, options, prepared, outcomes, chosen, error, reporter.seconds)
+        made = write_report(report_path, options, prepared, outcomes, choice, error, reporter.seconds)
         if on_report is not None:
             on_report(made)
         return made
@@ -164,9 +173,18 @@ def run(
     try:
         reporter.tell("source", str(options.model))
         prepared = prepare(options)
+        check_digests(prepared)
         with Target(prepared.out, replace=options.replace) as target:
-            make = make_kit if options.kit else _first_that_passes
-            chosen = make(prepared, target, reporter, outcomes)
+            if options.kit:
+                choice = Choice(make_kit(prepared, target, reporter, outcomes), None)
+            else:
+                choice = (_best if options.quantize == AUTO else _first_that_passes)(
+                    prepared, target, reporter, outcomes
+                )
+            if options.write_recipe is not None:
+                write_recipe(
+                    options.write_recipe, recipe_of(options, prepared, choice.chosen, options.write_recipe.parent)
+                )
             reporter.tell("seal", str(prepared.out))
             target.publish()
     except SatchelError as error:
@@ -186,10 +204,10 @@ def run(
         problem = disk_problem(error, out)
         report(error=problem)
         raise problem from error
-    return Done(prepared.out, report_path, report(chosen))
+    return Done(prepared.out, report_path, report(choice))
 
 
-def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Outcome:
+def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Choice:
     stages = Stages(prepared, reporter)
 
     def attempts() -> Iterator[Outcome]:
@@ -200,9 +218,42 @@ def _first_that_passes(prepared: Prepared, target: Target, reporter: Reporter, o
             outcomes.append(attempt(prepared, candidate, stages, target.folder, reporter))
             yield outcomes[-1]
 
-    choice = choose(attempts())
+    return _of(choose(attempts()), prepared, target, reporter)
+
+
+def _best(prepared: Prepared, target: Target, reporter: Reporter, outcomes: list[Outcome]) -> Choice:
+    """`--quantize auto`: every candidate in a folder of its own inside the staging folder, then one of them takes it."""
+    stages = Stages(prepared, reporter)
+    folders: dict[int, Path] = {}  # by the outcome's id: outcomes hold what cannot be hashed
+
+    def attempts() -> Iterator[Outcome]:
+        for place, candidate in enumerate(prepared.candidates, 1):
+            reporter.tell("candidate", f"{candidate.format} {candidate.scheme}, {place} of {len(prepared.candidates)}")
+            folder = target.folder / f".candidate-{place}"
+            folder.mkdir()
+            outcomes.append(attempt(prepared, candidate, stages, folder, reporter))
+            folders[id(outcomes[-1])] = folder
+            yield outcomes[-1]
+
+    def best(passed: Sequence[Outcome]) -> tuple[Outcome, str]:
+        reporter.tell("choose", f"{len(passed)} candidates pass")
+        return best_of(prepared, lambda outcome: folders[id(outcome)])(passed)
+
+    choice = choose(attempts(), best)
+    kept = folders[id(choice.chosen or outcomes[-1])]
+    for folder in folders.values():
+        if folder != kept:
+            shutil.rmtree(folder)
+    for each in list(kept.iterdir()):
+        each.rename(target.folder / each.name)
+    kept.rmdir()
+    return _of(choice, prepared, target, reporter)
+
+
+def _of(choice: Choice, prepared: Prepared, target: Target, reporter: Reporter) -> Choice:
+    """Raises: SatchelError where nothing ships."""
     if choice.chosen is not None:
-        return choice.chosen
+        return choice
     assert choice.error is not None  # there is no conversion without candidates
     if prepared.options.keep_failed and (target.folder / satchel_runtimes.manifest.MANIFEST_NAME).is_file():
         _keep(prepared.out, target, reporter)

@@ -8,6 +8,7 @@ from satchel_runtimes.tasks import task_class
 
 from .gates import Evidence, judge_all
 from .options import Candidate, Options, Prepared, prepare
+from .recipe import check_digests
 from .trial import estimate
 
 __all__ = ["forecast"]
@@ -22,6 +23,7 @@ def forecast(options: Options) -> dict[str, Any]:
         SatchelError: what `convert` would refuse before it starts.
     """
     prepared = prepare(options)
+    check_digests(prepared)
     return {
         "model": prepared.source.name,
         "device": prepared.profile.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from .gates import GATES, Budget
 from .inputs import read_inputs
 from .room import check_room, room_for
 
-__all__ = ["Candidate", "Options", "Prepared", "prepare"]
+__all__ = ["AUTO", "Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
 _CALIBRATION_ROWS = (8, 256)  # fewer leave ranges to luck; more than these change little and take long
 LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
+AUTO = "auto"  # of `quantize`: all schemes, and of those that pass the fastest, or the smallest with prefer="size"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Options:
     max_drop: float | None = None  # points of the task's metric
     calibration_method: str | None = None
     min_cosine: float | None = None
+    prune: str | None = None
+    distill: str | None = None
+    held_out: bool = False  # judge on rows held out of training: a search must not see what its result is judged on
+    write_recipe: Path | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)  # what a recipe wants the model and the data to be
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def _data(options: Options, source: SourceModel, task: str) -> Data | None:
 def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
     """Every format and scheme in the profile's order, or those that the options name."""
     formats = _chosen((options.format,) if options.format else options.formats, profile.formats)
-    named = (options.quantize,) if options.quantize else tuple(options.schemes)
+    named = (options.quantize,) if options.quantize and options.quantize != AUTO else tuple(options.schemes)
     wanted = _chosen(named, profile.schemes)
     for name in formats:
         if name not in profile.formats:
@@ -280,6 +286,7 @@ def _check_kit(options: Options) -> None:
         "--require": bool(options.require),
         "--keep-failed": options.keep_failed,
         "--data": options.data is not None,
+        "--quantize auto": options.quantize == AUTO,
     }
     for name in (name for name, is_asked in asked.items() if options.kit and is_asked):
         raise UsageError(

@@ -21,6 +21,7 @@ class Progress:
     done: int
     total: int
     elapsed_s: float
+    detail: str = ""  # of a step within the message, for a line that is drawn anew
 
 
 Callback = Callable[[Progress], None]

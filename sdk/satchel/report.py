@@ -8,13 +8,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.measure import machine
 
 from .gates import Evidence, Verdict
 from .options import Options, Prepared
+from .recipe import recipe_of
+
+if TYPE_CHECKING:
+    from .choice import Choice
 
 __all__ = ["Outcome", "write_report"]
 
@@ -35,10 +39,11 @@ def write_report(
     options: Options,
     prepared: Prepared | None,
     outcomes: Sequence[Outcome],
-    chosen: Outcome | None,
+    choice: Choice | None,
     error: SatchelError | None,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
+    chosen = choice.chosen if choice else None
     report = {
         "satchel_report": 1,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -48,7 +53,8 @@ def write_report(
         "source_bytes": sum(file.stat().st_size for file in prepared.source.weights) if prepared else None,
         "bundle": str(prepared.out) if prepared and chosen and not options.kit else None,
         "kit": str(prepared.out) if prepared and chosen and options.kit else None,
-        "chosen": {"format": chosen.format, "scheme": chosen.scheme} if chosen else None,
+        "chosen": {"format": chosen.format, "scheme": chosen.scheme, "why": choice.why} if choice and chosen else None,
+        "recipe": recipe_of(options, prepared, chosen, path.parent) if prepared else None,
         "candidates": [_outcome(each) for each in outcomes],
         "exit_code": error.exit_code if error else 0,
         "error": {"what": error.what, "why": error.why, "fix": error.fix} if error else None,

@@ -28,7 +28,16 @@ from .options import Prepared
 from .pack import pack_twin, write_artifact_answers
 from .progress import Reporter
 
-__all__ = ["estimate", "limits_for", "machine_kind", "stands_for", "try_candidate"]
+__all__ = [
+    "call_of",
+    "estimate",
+    "lengths_of",
+    "limits_for",
+    "machine_kind",
+    "main_graph",
+    "stands_for",
+    "try_candidate",
+]
 
 LENGTHS = (16, 128)  # tokens; a short question and a paragraph
 _BATCH = 8
@@ -140,14 +149,14 @@ def _measure(
     threads = prepared.options.threads or prepared.profile.threads
     twin_folder = Path(tempfile.mkdtemp(prefix="satchel-twin-", dir=twin().folder.parent))
     try:
-        sessions: dict[str, Session] = {"model": _main_graph(predictor)}
+        sessions: dict[str, Session] = {"model": main_graph(predictor)}
         if plan.scheme.name != "fp32":
             pack_twin(prepared, twin(), plan, twin_folder)
-            sessions["twin"] = _main_graph(load(twin_folder, threads=threads, trust=True))
+            sessions["twin"] = main_graph(load(twin_folder, threads=threads, trust=True))
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
-        for tokens in _lengths(predictor):
-            calls = {name: _call(session, tokens) for name, session in sessions.items()}
+        for tokens in lengths_of(predictor):
+            calls = {name: call_of(session, tokens) for name, session in sessions.items()}
             times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
@@ -160,11 +169,11 @@ def _measure(
         shutil.rmtree(twin_folder, ignore_errors=True)
 
 
-def _main_graph(predictor: Predictor) -> Session:
+def main_graph(predictor: Predictor) -> Session:
     return next(iter(predictor.graphs.values()))
 
 
-def _lengths(predictor: Predictor) -> Sequence[int]:
+def lengths_of(predictor: Predictor) -> Sequence[int]:
     task = predictor.open_task(predictor.tasks[0])
     if isinstance(task, ImageTask):
         return (task.height,)
@@ -172,7 +181,7 @@ def _lengths(predictor: Predictor) -> Sequence[int]:
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
-def _call(session: Session, tokens: int) -> Callable[[], object]:
+def call_of(session: Session, tokens: int) -> Callable[[], object]:
     tensors: Tensors = {}
     for spec in session.inputs:
         if spec.name == "pixel_values":

@@ -15,6 +15,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "convert": ("convert", "Convert a model into a bundle that was proved for a device."),
     "compare": ("compare", "Compare every format and scheme of a device, and say which one would ship."),
+    "tune": ("tune", "Search for the fastest or smallest bundle within budgets."),
     "predict": ("predict", "Answer inputs with a bundle."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),

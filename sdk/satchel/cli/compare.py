@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .show import as_json, numbers, progress_on_stderr, table
+from .show import as_json, names, numbers, progress_on_stderr, table
 
 if TYPE_CHECKING:
     from ..compared import Compared
@@ -15,15 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
-def _names(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[str, ...]:
-    return tuple(each.strip() for each in given.split(",") if each.strip()) if given else ()
-
-
 @click.command()
 @click.argument("model")
 @click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
-@click.option("--formats", callback=_names, metavar="A,B", help="Only these formats.  [default: all of the device]")
-@click.option("--schemes", callback=_names, metavar="A,B", help="Only these schemes.  [default: all of the device]")
+@click.option("--formats", callback=names, metavar="A,B", help="Only these formats.  [default: all of the device]")
+@click.option("--schemes", callback=names, metavar="A,B", help="Only these schemes.  [default: all of the device]")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="A folder that keeps the bundles.  [default: none]")
 @click.option("--task", help="The main task (satchel tasks); inferred from the model by default.")
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")

@@ -13,11 +13,13 @@ __all__ = ["convert", "show"]
 
 
 @click.command()
-@click.argument("model")
-@click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
+@click.argument("model", required=False)
+@click.option("--device", help="A device profile (satchel devices), or the path of one in TOML.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: <model>.satchel]")
 @click.option("--format", "format_", help="One format (satchel formats); otherwise the first that passes.")
-@click.option("--quantize", help="One scheme, e.g. int8-dynamic; otherwise the first that passes.")
+@click.option(
+    "--quantize", help="One scheme, e.g. int8-dynamic; auto: the fastest that passes; otherwise the first that passes."
+)
 @click.option("--task", help="The main task (satchel tasks); inferred from the model by default.")
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @click.option("--trust-remote-code", is_flag=True, help="Run the repository's own modelling code.")
@@ -46,11 +48,18 @@ __all__ = ["convert", "show"]
     "--kit", is_flag=True, help="Write a compile kit, to be finished where the vendor's compiler is (inf1, inf2 …)."
 )
 @click.option(
+    "--recipe", type=click.Path(path_type=Path), help="A TOML file with these options by name; options beside it win."
+)
+@click.option("--write-recipe", type=click.Path(path_type=Path), help="Write the recipe that makes this bundle again.")
+@click.option(
     "--dry-run", is_flag=True, help="Say what would be done, what would be refused, and how large it would be."
 )
 @click.option("--json", "json_", is_flag=True, help="The report on stdout, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, quiet: bool, **given: Any) -> None:
+@click.pass_context
+def convert(
+    ctx: click.Context, /, recipe: Path | None, no_cache: bool, dry_run: bool, json_: bool, quiet: bool, **_: Any
+) -> None:
     """Convert MODEL, a Hub id or a local folder, into a bundle for one device.
 
     Every candidate is replayed through the runtime that the device uses. One that is wrong, slow or too big is refused
@@ -59,11 +68,12 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
     \b
     satchel convert sentence-transformers/all-MiniLM-L6-v2 --device raspberry-pi-5 -o minilm.satchel
     satchel convert ./my-model --device generic-x86-64 --quantize int8-dynamic --max-size-mb 30 --json
+    satchel convert --recipe recipe.toml
     """
     from ..convert import run
-    from ..options import Options
+    from ..recipe import options_from
 
-    options = Options(format=format_, cache=not no_cache, **given)
+    options = options_from(recipe, {**_given(ctx), **({"cache": False} if no_cache else {})})
     if dry_run:
         _dry_run(options, json_)
         return
@@ -81,15 +91,33 @@ def convert(format_: str | None, no_cache: bool, dry_run: bool, json_: bool, qui
             click.echo(f"a kit, not a bundle yet; where the compiler is: python {done.bundle / 'finish.py'}", err=True)
 
 
+_OF_THE_COMMAND = ("recipe", "no_cache", "dry_run", "json_", "quiet")
+
+
+def _given(ctx: click.Context) -> dict[str, Any]:
+    """The options that stand on the command line, defaults left out: a recipe says the rest."""
+    spoken = click.core.ParameterSource.COMMANDLINE
+    return {
+        name.rstrip("_"): value
+        for name, value in ctx.params.items()
+        if name not in _OF_THE_COMMAND and ctx.get_parameter_source(name) is spoken
+    }
+
+
 def show(report: dict[str, Any]) -> None:
     for each in report["candidates"]:
         rows = [(verdict["gate"], verdict["status"].replace("_", " "), verdict["why"]) for verdict in each["verdicts"]]
         table(f"{each['format']} {each['scheme']}", ("gate", "verdict", "figures"), rows)
-    chosen = next(each for each in report["candidates"] if each["passed"])
+    named = report["chosen"]
+    chosen = next(
+        each for each in report["candidates"] if (each["format"], each["scheme"]) == (named["format"], named["scheme"])
+    )
     if report["kit"]:
         return  # how large the bundle is shows when it is compiled
     before, after = report["source_bytes"], chosen["size_bytes"]
     smaller = f": {before / after:.1f} x smaller" if after < before else ""
+    if len(report["candidates"]) > 1:
+        click.echo(f"\n{chosen['format']} {chosen['scheme']}: {report['chosen']['why']}")
     click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after{smaller}")
 
 

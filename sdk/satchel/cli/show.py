@@ -13,7 +13,7 @@ import click
 
 from ..progress import Progress
 
-__all__ = ["as_json", "key_values", "numbers", "progress_on_stderr", "size", "table"]
+__all__ = ["as_json", "key_values", "names", "numbers", "progress_on_stderr", "size", "table"]
 
 _WIDE = 160  # columns where stdout is no terminal: a log cuts nothing
 
@@ -88,9 +88,8 @@ def _bars() -> Iterator[Callable[[Progress], None]]:
             current["stage"] = news.stage
             current["bar"] = bars.add_task(news.message, stage=news.stage, count="", total=news.total or None)
         count = f"{news.done}/{news.total}" if news.total else ""
-        bars.update(
-            current["bar"], description=news.message, count=count, completed=news.done, total=news.total or None
-        )
+        message = f"{news.message} ({news.detail})" if news.detail else news.message
+        bars.update(current["bar"], description=message, count=count, completed=news.done, total=news.total or None)
 
     with bars:
         yield show
@@ -127,3 +126,8 @@ def numbers(given: str) -> tuple[int, ...]:
             f"Cannot use --lengths {given}.", why="it is not a list of numbers", fix="write e.g. 16,64,128"
         )
     return found
+
+
+def names(ctx: click.Context, param: click.Parameter, given: str | None) -> tuple[str, ...]:
+    """The names of `--formats onnx,tflite`."""
+    return tuple(each.strip() for each in given.split(",") if each.strip()) if given else ()
