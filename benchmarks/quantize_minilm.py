@@ -33,7 +33,7 @@ SIZE_MIB, SLOWER = 24.0, 1.1
 
 def texts() -> list[str]:
     lines = (ROOT / ".cache/data/reuters-r8/test.jsonl").read_text("utf-8").splitlines()
-    return [json.loads(line)["input"] for line in lines[: COUNT - len(TEXTS)]] + list(TEXTS)
+    return [json.loads(line)["text"] for line in lines[: COUNT - len(TEXTS)]] + list(TEXTS)
 
 
 def plain(folder: Path, twin: Path) -> Path:

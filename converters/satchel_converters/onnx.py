@@ -118,7 +118,9 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             fix=f"leave --opset out, or choose 18 to {opset}",
         )
     needs = max(since, oldest(scheme.engine))
-    session = dict(profile.session_options.get(scheme.name, {}))
+    # The mixed scheme's products are those of int8-dynamic, so what is fast for one is for the other.
+    named = "int8-dynamic" if scheme.name == "int8-mixed" else scheme.name
+    session = dict(profile.session_options.get(named, {}))
     return Plan(
         "onnx",
         scheme,
