@@ -29,7 +29,7 @@ Json = Any  # what `json.loads` gives back
 
 OBJECTIVES = ("drop", "latency_ms", "size_mb")
 _GATES = "gates"  # the constraint that a gate refused it
-_REPEATS = 20  # proposals of what was tried already, until an untried point is drawn instead
+_REPEATS = 3  # proposals of what was tried already, until an untried point is drawn instead
 _STARTUP = 8  # drawn at random after the first ones, before the sampler models what it has seen
 
 
