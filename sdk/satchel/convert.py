@@ -16,6 +16,7 @@ from satchel_runtimes.errors import Cancelled, SatchelError, UsageError
 
 from .attempt import Stages, attempt, stopped
 from .choice import choose
+from .compressing import wanted_of, with_compression
 from .kit import make_kit
 from .options import Options, Prepared, names_of, prepare
 from .pack import seal
@@ -54,6 +55,8 @@ def convert(
     toolchain: str | None = None,
     max_convert_memory_mb: float | None = None,
     max_convert_seconds: float | None = None,
+    prune: str | None = None,
+    distill: str | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -88,6 +91,8 @@ def convert(
             this environment lacks a package of the format.
         max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
             it is stopped beyond.
+        prune: what is removed before the export, on the train split of `data`: "vocabulary,ffn=0.5" (docs/pruning.md).
+        distill: how the smaller model learns from the original: "layers=3,epochs=3" (docs/distillation.md).
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -121,6 +126,8 @@ def convert(
         toolchain=toolchain,
         max_convert_memory_mb=max_convert_memory_mb,
         max_convert_seconds=max_convert_seconds,
+        prune=prune,
+        distill=distill,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 
@@ -156,8 +163,10 @@ def run(
 
     try:
         reporter.tell("source", str(options.model))
+        wanted_of(options.prune, options.distill)  # a bad word is found before the model is
         prepared = prepare(options)
         with Target(prepared.out, replace=options.replace) as target:
+            prepared = with_compression(prepared, reporter)
             make = make_kit if options.kit else _first_that_passes
             chosen = make(prepared, target, reporter, outcomes)
             reporter.tell("seal", str(prepared.out))

@@ -66,6 +66,8 @@ class Options:
     columns: Mapping[str, str] | None = None  # part of the task -> column of the data
     drop_overlaps: bool = False
     max_drop: float | None = None  # points of the task's metric
+    prune: str | None = None  # what `--prune` says
+    distill: str | None = None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def write_report(
         "model": options.model,
         "device": options.device,
         "tasks": prepared.tasks if prepared else None,
-        "source_bytes": sum(file.stat().st_size for file in prepared.source.weights) if prepared else None,
+        "source_bytes": sum(file.stat().st_size for file in prepared.reference.weights) if prepared else None,
         "bundle": str(prepared.out) if prepared and chosen and not options.kit else None,
         "kit": str(prepared.out) if prepared and chosen and options.kit else None,
         "chosen": {"format": chosen.format, "scheme": chosen.scheme} if chosen else None,

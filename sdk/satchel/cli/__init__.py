@@ -15,6 +15,8 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "convert": ("convert", "Convert a model into a bundle that was proved for a device."),
     "compare": ("compare", "Compare every format and scheme of a device, and say which one would ship."),
+    "train": ("train", "Train a model, or a new head on it, on labelled data."),
+    "compress": ("train", "Make a model smaller: trim, prune, distil."),
     "predict": ("predict", "Answer inputs with a bundle."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),
