@@ -64,8 +64,8 @@ class TestReading:
         known = set(caught.value.fix.rpartition("use one of: ")[2].split(", "))
 
         assert options <= known
-        # `cache` is --no-cache; the others come with --data, --prune and --distill.
-        assert known - options <= {"cache", "sha256", "data", "max_drop", "prune", "distill"}
+        # `cache` is --no-cache; --data and what goes with it is no option of the command yet.
+        assert known - options <= {"cache", "sha256", "data", "columns", "drop_overlaps", "max_drop"}
 
     def test_paths_are_relative_to_the_recipe_and_names_are_no_paths(
         self, tmp_path: Path, recipe: Callable[[str], Path]

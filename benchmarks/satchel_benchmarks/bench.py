@@ -29,6 +29,7 @@ from satchel_runtimes.golden import GoldenItem, read_items
 from satchel_runtimes.measure import interleave, machine, median_interval, summarize
 from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.tasks import Task
+from satchel_runtimes.tasks.image import ImageTask
 
 from .run import Cold, Comparison, Json, Run, Throughput, compare, table
 
@@ -80,14 +81,14 @@ def bench(
         loaded = [stack.enter_context(load(bundle, **options, verify="once")) for bundle in bundles]
         samples: list[dict[int, np.ndarray]] = [{} for _ in loaded]
         inputs: list[list[GoldenItem]] = [[] for _ in loaded]
-        for tokens in sorted(set(lengths)):
+        for tokens in sorted({length for each in loaded for length in _lengths(each, lengths)}):
             found = [_of_length(each, tokens) for each in loaded]
             calls: dict[str, Callable[[], object]] = {}
             for place, (predictor, made) in enumerate(zip(loaded, found, strict=True)):
                 if made is not None:
                     inputs[place].append(made[0])
                     calls[str(place)] = _call(predictor, made[0].input, made[0].options)
-            tell(f"latency at {tokens} tokens")
+            tell(f"latency at {_shape(loaded[0]) or f'{tokens} tokens'}")
             limits = {"warmup": warmup, "max_runs": max_runs, "settle": _SETTLE}
             times = interleave(calls, **limits, max_seconds=max_seconds) if calls else {}
             for place, made in enumerate(found):
@@ -148,6 +149,7 @@ def _run(
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         together=together,
         samples=samples,
+        shape=_shape(predictor),
     )
 
 
@@ -158,6 +160,16 @@ def _call(predictor: Predictor, given: Json, options: Mapping[str, Json]) -> Cal
 def _list_call(predictor: Predictor, items: Sequence[GoldenItem]) -> Callable[[], object]:
     mixed = [items[i % len(items)].input for i in range(_LIST)]
     return _call(predictor, mixed, items[0].options)
+
+
+def _shape(predictor: Predictor) -> str:
+    return predictor.open_task(predictor.tasks[0]).shape
+
+
+def _lengths(predictor: Predictor, lengths: Sequence[int]) -> Sequence[int]:
+    """Those of a bundle that reads texts; of one that sees pictures the height of its own."""
+    task = predictor.open_task(predictor.tasks[0])
+    return (task.height,) if isinstance(task, ImageTask) else lengths
 
 
 def _first_sample(predictor: Predictor) -> GoldenItem:
@@ -172,6 +184,8 @@ def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | No
     """
     task = predictor.open_task(predictor.tasks[0])
     first = _first_sample(predictor)
+    if isinstance(task, ImageTask):
+        return (first, tokens) if tokens == task.height else None
     if tokens > getattr(task, "max_length", tokens):
         return None
     plain = list(itertools.islice(itertools.cycle(_SENTENCE.split()), tokens))

@@ -69,6 +69,7 @@ class Run:
     when: str
     together: str  # the same for runs that were measured in turn
     samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
+    shape: str = ""  # the one shape of inputs without a length: 224x224; latency is by its height
 
     def to_plain(self) -> dict[str, Json]:
         """As JSON knows it, lengths as strings; without the single samples."""
@@ -141,7 +142,8 @@ def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     lengths = sorted({tokens for run in runs for tokens in run.latency})
     rows = [("", *(f"{run.bundle} {run.format} {run.scheme}" for run in runs))]
     for tokens in lengths:
-        rows.append((f"{tokens} tokens, ms", *(_latency_words(run.latency.get(tokens)) for run in runs)))
+        shape = next((run.shape for run in runs if tokens in run.latency), "")
+        rows.append((f"{shape or f'{tokens} tokens'}, ms", *(_latency_words(run.latency.get(tokens)) for run in runs)))
     listed = [(run.throughput, f"{run.throughput.low:.0f} to {run.throughput.high:.0f}") for run in runs]
     rows.append(
         ("inputs/s of a list", *(f"{each.per_second:.0f} ({spread}); list of {each.inputs}" for each, spread in listed))

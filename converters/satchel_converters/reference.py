@@ -14,6 +14,7 @@ from satchel_runtimes.golden import GoldenItem, run_items
 from satchel_runtimes.manifest import TensorSpec
 from satchel_runtimes.sessions import Tensors
 from satchel_runtimes.tasks import Task
+from satchel_runtimes.tasks.image import ImageTask
 
 from .component import Component, specs
 
@@ -65,9 +66,10 @@ def reference_answers(
     """The reference model's answers, one dictionary per item.
 
     Raises:
-        ParityError: the bundle's tokenizer gives other ids than the model's own.
+        ParityError: the bundle's tokenizer gives other ids than the model's own, or its steps other pixels.
     """
-    _check_tokens(loaded, tasks, items)
+    check = _check_pixels if loaded.task.modality == "image" else _check_tokens
+    check(loaded, tasks, items)
     graphs = {component.name: _TorchSession(loaded, component) for component in components}
     # One thread: a short text gains nothing from two, and the sum's order stays the same from run to run.
     threads = torch.get_num_threads()
@@ -90,5 +92,23 @@ def _check_tokens(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
             raise ParityError(
                 f"The tokenizer of {loaded.source.id} cannot be carried.",
                 why=f"tokenizer.json gives other ids than transformers for {item.input[:40]!r}",
+                fix="report this checkpoint; no bundle was written",
+            )
+
+
+_PIXELS = 1e-6  # of the largest value: float32 rounding; the steps are computed in transformers' own order
+
+
+def _check_pixels(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[GoldenItem]) -> None:
+    for item in items:
+        task = tasks[item.task]
+        assert isinstance(task, ImageTask)
+        ours = task.encode(item.input, task.check_options(item.options))[0].tensors["pixel_values"]
+        theirs = np.asarray(loaded.processor(task.picture(item.input), return_tensors="np")["pixel_values"][0])
+        alike = ours.shape == theirs.shape and np.abs(ours - theirs).max() <= _PIXELS * max(np.abs(theirs).max(), 1)
+        if not alike:
+            raise ParityError(
+                f"The image processor of {loaded.source.id} cannot be carried.",
+                why=f"{type(loaded.processor).__name__} gives other pixels than the steps read from it for {item.input}",
                 fix="report this checkpoint; no bundle was written",
             )

@@ -11,6 +11,8 @@ from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
+from .pictures import CALIBRATION_PICTURES, PICTURES
+
 __all__ = ["CALIBRATION_TEXTS", "TEXTS", "calibration_items", "golden_items"]
 
 TEXTS: tuple[str, ...] = (
@@ -136,13 +138,15 @@ CALIBRATION_TEXTS: tuple[str, ...] = (
 
 
 def golden_items(tasks: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:
-    """The built-in inputs in the form of each task, every task with all of them."""
-    return [item for name in tasks for item in _items(name, TEXTS, facts)]
+    """The built-in inputs in the form of each task, every task with all of its kind."""
+    chosen = {"text": TEXTS, "image": PICTURES}
+    return [item for name in tasks for item in _items(name, chosen[task_class(name).modality], facts)]
 
 
 def calibration_items(task: str, facts: ModelFacts) -> list[GoldenItem]:
     """Other inputs in the form of a task, for schemes that take the ranges of activations from samples."""
-    return _items(task, CALIBRATION_TEXTS, facts)
+    chosen = {"text": CALIBRATION_TEXTS, "image": CALIBRATION_PICTURES}
+    return _items(task, chosen[task_class(task).modality], facts)
 
 
 def _items(task: str, texts: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:

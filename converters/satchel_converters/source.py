@@ -110,6 +110,17 @@ class SourceModel:
                     digest.update(f"{file.relative_to(self.folder)}\0{sha256_of(opened)}\n".encode())
         return digest.hexdigest()
 
+    def to_job(self) -> dict[str, Any]:
+        """For a worker process; `from_job` reads it there."""
+        known = {"id": self.id, "folder": str(self.folder)}
+        return {**known, "revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+    @staticmethod
+    def from_job(raw: Mapping[str, Any]) -> SourceModel:
+        folder = Path(raw["folder"])
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return SourceModel(raw["id"], folder, config, raw["revision"], raw["trust_remote_code"])
+
     def json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; empty where there is none."""
         file = self.folder / name

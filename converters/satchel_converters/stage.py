@@ -87,15 +87,9 @@ def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
 
 
 def _write_job(job: Job, folder: Path) -> None:
-    source = {
-        "id": job.source.id,
-        "folder": str(job.source.folder),
-        "revision": job.source.revision,
-        "trust_remote_code": job.source.trust_remote_code,
-    }
     plan = to_plain(job.plan)
     rest = {"tasks": job.tasks, "plan": plan, "max_length": job.max_length, "kit": job.kit}
-    text = json.dumps({"source": source, **rest})
+    text = json.dumps({"source": job.source.to_job(), **rest})
     (folder / JOB).write_text(text)
 
 
@@ -115,14 +109,7 @@ def _read_items(file: Path) -> tuple[GoldenItem, ...]:
 
 def read_job(folder: Path) -> Job:
     raw = json.loads((folder / JOB).read_text())
-    config = json.loads((Path(raw["source"]["folder"]) / "config.json").read_text("utf-8"))
-    source = SourceModel(
-        raw["source"]["id"],
-        Path(raw["source"]["folder"]),
-        config,
-        raw["source"]["revision"],
-        raw["source"]["trust_remote_code"],
-    )
+    source = SourceModel.from_job(raw["source"])
     return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"], raw["kit"])
 
 

@@ -2,6 +2,7 @@
 
     python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
                                                     # or FOLDER/apply.json: makes a scheme of a stage
+                                                    # or FOLDER/compress.json: makes a model smaller, or trains it
 
 Progress is a JSON object per line on stdout; an error that a user can mend is error.json and its exit code.
 """
@@ -27,8 +28,10 @@ from satchel_runtimes.tasks.task import ModelFacts
 
 from .applying import APPLY, run_apply
 from .component import Component
+from .compress import COMPRESS
 from .format import Artifact, Format, Plan, format_of
 from .kit import PARITY
+from .pictures import write_pictures
 from .process import ERROR
 from .samples import calibration_items, golden_items
 from .source import SourceModel
@@ -41,6 +44,7 @@ _PROCESSORS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
+    "preprocessor_config.json",
 )
 
 
@@ -57,10 +61,11 @@ def _run(folder: Path) -> None:
     tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
-    processors = _save_processors(loaded.tokenizer, job.source, folder, twin.config)
-    facts = _facts(job, loaded.tokenizer, twin)
+    processors = _save_processors(loaded.processor, job.source, folder, twin.config)
+    facts = _facts(job, loaded.processor, twin)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
+    processors += write_pictures(job.tasks, folder)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
@@ -87,6 +92,8 @@ def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder:
 def _facts(job: Job, tokenizer: Any, twin: Artifact) -> ModelFacts:  # Any: a transformers class
     """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
     facts = job.source.facts
+    if task_class(job.tasks[0]).modality == "image":
+        return dataclasses.replace(facts, processor=json.loads(tokenizer.to_json_string()))
     bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
     longest = [max(bound)] if bound else []  # static shapes: what no graph holds is cut
     return dataclasses.replace(
@@ -151,6 +158,10 @@ def main(folder: Path) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             if (folder / APPLY).is_file():
                 run_apply(folder)
+            elif (folder / COMPRESS).is_file():
+                from .compress.job import run_compress
+
+                run_compress(folder, tell)
             else:
                 _run(folder)
     except SatchelError as error:

@@ -16,6 +16,7 @@ from satchel_runtimes.errors import Cancelled, SatchelError, UsageError
 
 from .attempt import Stages, attempt, stopped
 from .choice import Choice, choose
+from .compressing import wanted_of, with_compression
 from .kit import make_kit
 from .options import AUTO, Options, Prepared, names_of, prepare
 from .pack import seal
@@ -56,6 +57,8 @@ def convert(
     toolchain: str | None = None,
     max_convert_memory_mb: float | None = None,
     max_convert_seconds: float | None = None,
+    prune: str | None = None,
+    distill: str | None = None,
     recipe: str | Path | None = None,
     write_recipe: str | Path | None = None,
     progress: Callback | None = None,
@@ -93,6 +96,8 @@ def convert(
             this environment lacks a package of the format.
         max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
             it is stopped beyond.
+        prune: what is removed before the export, on the train split of `data`: "vocabulary,ffn=0.5" (docs/pruning.md).
+        distill: how the smaller model learns from the original: "layers=3,epochs=3" (docs/distillation.md).
         recipe: a TOML file with any of these by name. What is given here, and is not the default, goes before it.
         write_recipe: a file for the recipe that makes this bundle again.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
@@ -128,6 +133,8 @@ def convert(
         toolchain=toolchain,
         max_convert_memory_mb=max_convert_memory_mb,
         max_convert_seconds=max_convert_seconds,
+        prune=prune,
+        distill=distill,
         write_recipe=Path(write_recipe) if write_recipe else None,
     )
     options = options_from(Path(recipe) if recipe else None, given_in(options))
@@ -165,9 +172,11 @@ def run(
 
     try:
         reporter.tell("source", str(options.model))
+        wanted_of(options.prune, options.distill)  # a bad word is found before the model is
         prepared = prepare(options)
         check_digests(prepared)
         with Target(prepared.out, replace=options.replace) as target:
+            prepared = with_compression(prepared, reporter)
             if options.kit:
                 choice = Choice(make_kit(prepared, target, reporter, outcomes), None)
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from satchel_runtimes.tasks import task_class
+
 from .gates import Evidence, judge_all
 from .options import Candidate, Options, Prepared, prepare
 from .recipe import check_digests
@@ -57,6 +59,8 @@ def _candidate(candidate: Candidate, prepared: Prepared) -> dict[str, Any]:
         "refused": verdict.status == "refused",
         "why": f"size: {verdict.why}" if verdict.status == "refused" else "",
         "size_bytes": size,
-        "estimate_ms": estimate(prepared.profile, prepared.source.parameters, plan.scheme, prepared.options.threads),
+        "estimate_ms": estimate(prepared.profile, prepared.source.parameters, plan.scheme, prepared.options.threads)
+        if task_class(prepared.tasks[0]).modality == "text"
+        else {},
         "engine": str(plan.engine),
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from satchel_benchmarks.accuracy import Accuracy
+from satchel_benchmarks.metrics import METRICS
 from satchel_runtimes.errors import (
     AccuracyError,
     IntegrityError,
@@ -18,7 +20,16 @@ from satchel_runtimes.errors import (
 from satchel_runtimes.measure import Latency, Ratio
 from satchel_runtimes.parity import Parity
 
-__all__ = ["GATES", "Budget", "Evidence", "Verdict", "first_refusal", "judge_all"]
+__all__ = [
+    "GATES",
+    "Budget",
+    "Evidence",
+    "Verdict",
+    "accuracy_words",
+    "first_refusal",
+    "judge_accuracy",
+    "judge_all",
+]
 
 PASSED, REFUSED, NOT_JUDGED = "passed", "refused", "not_judged"
 _MB = 2**20
@@ -50,14 +61,21 @@ class Evidence:
     reference: Mapping[str, Parity] = field(default_factory=dict)
     batched: Mapping[str, Parity] = field(default_factory=dict)
     size_bytes: int | None = None
-    latency: Mapping[int, Latency] = field(default_factory=dict)  # by tokens
+    latency: Mapping[int, Latency] = field(default_factory=dict)  # by tokens, or by the height of a picture
+    shape: str = ""  # the one shape of inputs without a length, in words: 224x224
     speedup: Mapping[int, Ratio] = field(default_factory=dict)  # against the float twin, by tokens
     estimate_ms: Mapping[int, float] = field(default_factory=dict)  # from the profile's facts, by tokens
+    accuracy: Accuracy | None = None  # the metric that is judged
+    metrics: tuple[Accuracy, ...] = ()  # it and others, on the same rows
     peak_rss_bytes: int | None = None
     device_memory_mb: float | None = None
     here: str = ""
     absolute_counts: bool = False  # this machine stands for the device
     ratio_counts: bool = False  # this machine has the device's instruction sets
+
+    def at(self, length: int) -> str:
+        """A measured length in words."""
+        return self.shape or f"{length} tokens"
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,7 @@ class Budget:
     size_mb: float | None = None
     latency_ms: float | None = None
     memory_mb: float | None = None
+    max_drop: float | None = None  # points of the task's metric below the reference
     prefer: str = "latency"  # or "size": keep a scheme for speed that is slower than float
     require: frozenset[str] = frozenset()  # gates whose not_judged is a refusal
 
@@ -114,7 +133,46 @@ def _beyond(parity: Parity, name: str) -> bool:
 
 
 def _accuracy(evidence: Evidence, budget: Budget) -> Verdict:
-    return Verdict("accuracy", NOT_JUDGED, "no task data was given")
+    found, limit = evidence.accuracy, budget.max_drop
+    if found is None:
+        return Verdict("accuracy", NOT_JUDGED, "stopped before" if evidence.problem else "no task data was given")
+    return judge_accuracy(found, limit)
+
+
+def judge_accuracy(found: Accuracy, limit: float | None) -> Verdict:
+    """Whether a metric may have fallen by as much as it did, and whether the reference says anything at all."""
+    words = accuracy_words(found)
+    if found.reference_at_chance:
+        why = (
+            f"the reference does not do this task: its {found.metric} is {found.reference:.4g} "
+            f"({found.reference_low:.4g} to {found.reference_high:.4g}), a constant answer has {found.chance:.4g}"
+        )
+        return Verdict("accuracy", REFUSED, why, found.reference, found.chance, found.metric, "reference")
+    if found.drop is None or found.low is None or found.high is None:
+        return Verdict("accuracy", NOT_JUDGED, f"{words}; there is no reference beside it")
+    unit = "per cent" if _relative(found) else "points"
+    if limit is None:
+        why = f"{words}; no budget says how much it may lose: --max-drop"
+        return Verdict("accuracy", NOT_JUDGED, why, found.drop, None, unit, f"{found.n} rows")
+    refused = not found.drop <= limit  # also for NaN
+    unsure = found.low <= limit if refused else found.high > limit
+    why = f"{words}, at most {limit:g} allowed"
+    if unsure:
+        why += f"; the interval is wide, it holds {'less' if refused else 'more'} than that: judge it on more rows"
+    return Verdict("accuracy", REFUSED if refused else PASSED, why, found.drop, limit, unit, f"{found.n} rows")
+
+
+def accuracy_words(found: Accuracy) -> str:
+    beside = f", the reference {found.reference:.4g}" if found.reference is not None else ""
+    said = f"{found.metric} {found.value:.4g}{beside} on {found.n} rows"
+    if found.drop is None:
+        return said
+    unit = "%" if _relative(found) else " points"
+    return f"{said}: {'lost' if found.drop > 0 else 'gained' if found.drop < 0 else 'the same,'} {abs(found.drop):.2f}{unit} ({found.low:.2f} to {found.high:.2f} lost)"
+
+
+def _relative(found: Accuracy) -> bool:
+    return METRICS[found.metric].relative
 
 
 def _latency(evidence: Evidence, budget: Budget) -> Verdict:
@@ -124,13 +182,13 @@ def _latency(evidence: Evidence, budget: Budget) -> Verdict:
     p50 = evidence.latency[tokens].p50_ms
     limit = budget.latency_ms
     if evidence.absolute_counts and limit is not None and p50 > limit:
-        why = f"{p50:.2f} ms for {tokens} tokens, at most {limit:g} allowed"
+        why = f"{p50:.2f} ms for {evidence.at(tokens)}, at most {limit:g} allowed"
         return Verdict("latency", REFUSED, why, p50, limit, "ms", evidence.here)
     if evidence.ratio_counts and evidence.purpose == "speed" and budget.prefer == "latency":
         for length, ratio in evidence.speedup.items():
             if ratio.high < 1:
                 why = (
-                    f"{evidence.scheme} is {ratio.value:.2f} times as fast as float32 at {length} tokens "
+                    f"{evidence.scheme} is {ratio.value:.2f} times as fast as float32 at {evidence.at(length)} "
                     f"({ratio.low:.2f} to {ratio.high:.2f}); --prefer size keeps it"
                 )
                 return Verdict("latency", REFUSED, why, ratio.value, 1.0, "x float32", evidence.here)
@@ -144,7 +202,7 @@ def _latency_words(evidence: Evidence) -> str:
     for tokens, latency in evidence.latency.items():
         ratio = evidence.speedup.get(tokens)
         faster = f", {ratio.value:.2f} x float32" if ratio is not None and ratio.meaningful else ""
-        words.append(f"{latency.p50_ms:.2f} ms at {tokens} tokens{faster}")
+        words.append(f"{latency.p50_ms:.2f} ms at {evidence.at(tokens)}{faster}")
     return "; ".join(words)
 
 
@@ -153,7 +211,9 @@ def _unmeasured(evidence: Evidence, budget: Budget) -> Verdict:
         return Verdict("latency", NOT_JUDGED, "stopped before")
     tokens = max(evidence.estimate_ms, default=0)
     value = evidence.estimate_ms.get(tokens)
-    estimate = f"; estimate from its facts: {value:.1f} ms or more for {tokens} tokens" if value is not None else ""
+    estimate = (
+        f"; estimate from its facts: {value:.1f} ms or more for {evidence.at(tokens)}" if value is not None else ""
+    )
     why = f"this machine is not {evidence.device}{estimate}"
     unit = "ms, estimated" if value is not None else "ms"
     return Verdict("latency", NOT_JUDGED, why, value, budget.latency_ms, unit, evidence.here)
@@ -199,7 +259,7 @@ GATES: Mapping[str, tuple[Callable[[Evidence, Budget], Verdict], type[SatchelErr
 }
 
 _FIXES = {
-    "accuracy": "give the data that it is judged on, or leave the requirement out",
+    "accuracy": "try a scheme that is closer to float32, raise --max-drop, or give the data that it is judged on (--data)",
     "parity": "try a scheme that is closer to float32 (satchel formats lists them), or report the difference",
     "latency": "try another scheme, raise the budget, or allow it with --prefer size",
     "size": "try a smaller scheme, or raise the budget",

@@ -14,9 +14,12 @@ from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
+from satchel_runtimes.tasks import task_class
 from satchel_runtimes.toolchain import is_stub, stub_error
 
+from .data import Data, Labels, read_data
 from .gates import GATES, Budget
+from .held_out import hold_out
 from .inputs import read_inputs
 from .room import check_room, room_for
 
@@ -24,6 +27,7 @@ __all__ = ["AUTO", "Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
+_CALIBRATION_ROWS = (8, 256)  # fewer leave ranges to luck; more than these change little and take long
 LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
 AUTO = "auto"  # of `quantize`: all schemes, and of those that pass the fastest, or the smallest with prefer="size"
 
@@ -61,8 +65,10 @@ class Options:
     max_convert_memory_mb: float | None = None
     max_convert_seconds: float | None = None
     data: Path | None = None
-    max_drop: float | None = None
-    prune: str | None = None
+    columns: Mapping[str, str] | None = None  # part of the task -> column of the data
+    drop_overlaps: bool = False
+    max_drop: float | None = None  # points of the task's metric
+    prune: str | None = None  # what `--prune` says
     distill: str | None = None
     held_out: bool = False  # judge on rows held out of training: a search must not see what its result is judged on
     write_recipe: Path | None = None
@@ -93,6 +99,13 @@ class Prepared:
     out: Path
     report: Path
     calibration: tuple[Any, ...] | None = None  # inputs of the main task; None: the built-in ones
+    data: Data | None = None
+    original: SourceModel | None = None  # what `source` was compressed from; answers are judged by it
+
+    @property
+    def reference(self) -> SourceModel:
+        """The model that answers on the user's data are compared with."""
+        return self.original or self.source
 
 
 def names_of(options: Options) -> tuple[Path, Path]:
@@ -117,6 +130,10 @@ def prepare(options: Options) -> Prepared:
     for gate in options.require:
         if gate not in GATES:
             raise _not_one_of("require", gate, tuple(GATES))
+    if options.max_drop is not None and not 0 <= options.max_drop < float("inf"):
+        raise UsageError(
+            f"Cannot use --max-drop {options.max_drop}.", why="it is below zero", fix="give points, such as 1"
+        )
     for name in ("sequence_length", "threads", "max_latency_ms", "max_size_mb", "max_memory_mb", *LIMITS):
         value = getattr(options, name)
         if value is not None and value <= 0:
@@ -147,11 +164,32 @@ def prepare(options: Options) -> Prepared:
         size_mb=options.max_size_mb if options.max_size_mb is not None else limits.size_mb,
         latency_ms=options.max_latency_ms if options.max_latency_ms is not None else limits.latency_ms,
         memory_mb=options.max_memory_mb if options.max_memory_mb is not None else limits.memory_mb,
+        max_drop=options.max_drop if options.max_drop is not None else limits.accuracy_drop_points,
         prefer=options.prefer,
         require=frozenset(options.require),
     )
+    data = _data(options, source, tasks[0])
     own = tuple(read_inputs(options.calibration)) if options.calibration is not None else None
-    return Prepared(options, source, profile, tasks, candidates, budget, out, report, own)
+    if own is None and data is not None and any(each.plan and each.plan.scheme.calibrated for each in candidates):
+        rows = data.rows("calibration", least=_CALIBRATION_ROWS[0], to="calibrate a static scheme")
+        own = tuple(each.input for each in rows[: _CALIBRATION_ROWS[1]])
+    return Prepared(options, source, profile, tasks, candidates, budget, out, report, own, data)
+
+
+def _data(options: Options, source: SourceModel, task: str) -> Data | None:
+    """Raises: UsageError for data that cannot be read, or that the accuracy gate cannot judge by."""
+    if options.data is None:
+        given = [name for name in ("columns", "max_drop") if getattr(options, name) is not None]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise UsageError(f"Cannot use --{flag}.", why="there is no data", fix="add --data, or leave it out")
+        return None
+    labels = Labels.of(source.config) if task != "zero-shot-classification" else None
+    data = read_data(
+        options.data, task_class(task), labels, columns=options.columns, drop_overlaps=options.drop_overlaps
+    )
+    data.rows("evaluation", to="judge the accuracy")
+    return hold_out(data) if options.held_out else data
 
 
 def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
@@ -246,6 +284,7 @@ def _check_kit(options: Options) -> None:
         "--require": bool(options.require),
         "--keep-failed": options.keep_failed,
         "--quantize auto": options.quantize == AUTO,
+        "--data": options.data is not None,
     }
     for name in (name for name, is_asked in asked.items() if options.kit and is_asked):
         raise UsageError(

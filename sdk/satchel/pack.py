@@ -27,9 +27,10 @@ _GOLDEN = Golden("golden/inputs.json", "golden/reference.safetensors", "golden/a
 def pack(prepared: Prepared, stage: Stage, artifact: Artifact, plan: Plan, folder: Path) -> Manifest:
     """Add to the graphs in `folder` what a device needs beside them. The artifact's own answers come after the replay."""
     for name in stage.processors:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stage.folder / name, folder / name)
     golden = folder / "golden"
-    golden.mkdir()
+    golden.mkdir(exist_ok=True)
     shutil.copy(stage.folder / INPUTS, folder / _GOLDEN.inputs)
     shutil.copy(stage.folder / REFERENCE_GOLDEN, folder / _GOLDEN.reference)
     (folder / _GOLDEN.artifact).write_bytes(records_to_bytes([]))
@@ -44,9 +45,9 @@ def pack_twin(prepared: Prepared, stage: Stage, plan: Plan, folder: Path) -> Man
     """The float twin as a bundle of its own, for a comparison."""
     for name in (*stage.twin.files, *stage.processors):
         # A copy, not a hard link: onnx refuses weights with two names, to this stage's next reader and after a kill for ever.
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(stage.folder / name, folder / name)
-    (folder / "golden").mkdir()
+    (folder / "golden").mkdir(exist_ok=True)
     for name in (_GOLDEN.inputs, _GOLDEN.reference, _GOLDEN.artifact):
         (folder / name).write_bytes(b"[]")
     scheme = format_of(plan.format).schemes["fp32"]

@@ -21,6 +21,7 @@ from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio,
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.sessions import Session, Tensors
+from satchel_runtimes.tasks.image import ImageTask
 
 from .gates import Evidence
 from .options import Prepared
@@ -63,7 +64,7 @@ def try_candidate(
     if absolute or comparable:
         reporter.tell("measure", "latency against the float twin")
         latency, speedup = _measure(prepared, twin, plan, predictor)
-    found = predictor.manifest
+    found, shape = predictor.manifest, tasks[predictor.tasks[0]].shape
     predictor.close()
     return Evidence(
         device=profile.name,
@@ -76,7 +77,9 @@ def try_candidate(
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         latency=latency,
         speedup=speedup,
-        estimate_ms=estimate(profile, found.source.parameters, plan.scheme, prepared.options.threads),
+        shape=shape,
+        # How often a picture's model uses each weight the counts do not say.
+        estimate_ms={} if shape else estimate(profile, found.source.parameters, plan.scheme, prepared.options.threads),
         peak_rss_bytes=peak,
         device_memory_mb=profile.memory_mb,
         here=_here(),
@@ -170,13 +173,20 @@ def main_graph(predictor: Predictor) -> Session:
 
 
 def lengths_of(predictor: Predictor) -> Sequence[int]:
-    longest = getattr(predictor.open_task(predictor.tasks[0]), "max_length", LENGTHS[-1])
+    task = predictor.open_task(predictor.tasks[0])
+    if isinstance(task, ImageTask):
+        return (task.height,)
+    longest = getattr(task, "max_length", LENGTHS[-1])
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
 def call_of(session: Session, tokens: int) -> Callable[[], object]:
     tensors: Tensors = {}
     for spec in session.inputs:
+        if spec.name == "pixel_values":
+            shape = tuple(size if isinstance(size, int) else 1 for size in spec.shape)
+            tensors[spec.name] = np.random.default_rng(0).standard_normal(shape).astype(spec.dtype)
+            continue
         values = np.ones((1, tokens), dtype=spec.dtype)
         if spec.name == "input_ids":
             values = (np.arange(tokens, dtype=spec.dtype) * 7 + 5)[None] % 1000

@@ -22,21 +22,26 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {}
-_GENERIC = ".encoder"
+_GENERIC = {"text": ".encoder", "image": ".image"}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The reference: the model in float32, and the tokenizer that belongs to it."""
+    """The reference: the model in float32, and the tokenizer or image processor that belongs to it."""
 
     source: SourceModel
     task: type[Task]
     model: transformers.PreTrainedModel
-    tokenizer: transformers.PreTrainedTokenizerBase
+    processor: Any  # Any: a tokenizer, or of pictures an image processor
+
+    @property
+    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+        found: transformers.PreTrainedTokenizerBase = self.processor
+        return found
 
 
 def load_model(source: SourceModel, task_name: str, attention: str | None = None) -> Loaded:
-    """Load weights in float32 and the tokenizer, and check that every weight of the model came from the checkpoint.
+    """Load weights in float32 and the processor, and check that every weight of the model came from the checkpoint.
 
     Args:
         attention: an implementation by transformers' name ("eager"); its own choice by default.
@@ -63,7 +68,11 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             **chosen,
             **common,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **common)
+        if task.modality == "image":
+            # That on Pillow is what a device can do alike; torchvision's resizes otherwise.
+            processor = transformers.AutoImageProcessor.from_pretrained(source.folder, backend="pil", **common)
+        else:
+            processor = transformers.AutoTokenizer.from_pretrained(source.folder, **common)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         # transformers reports every mismatch between files and classes with one of these.
         raise SupportError(
@@ -72,18 +81,23 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             fix="check that the folder is complete and that the task fits the model; --task names another",
         ) from None
     _check_loading(source, task, info)
-    if not tokenizer.is_fast:
+    from ..compress.marks import remove_marked  # needs torch, which is only sure from here on
+
+    remove_marked(model)  # what pruning left in the folder as zeros: the artifact is really smaller without it
+    if task.modality == "text" and not processor.is_fast:
         raise SupportError(
             f"Cannot convert {source.id}.",
-            why=f"{type(tokenizer).__name__} has no fast form, and a device runs tokenizer.json only",
+            why=f"{type(processor).__name__} has no fast form, and a device runs tokenizer.json only",
             fix="use a checkpoint with tokenizer.json",
         )
-    return Loaded(source, task, model.eval(), tokenizer)
+    return Loaded(source, task, model.eval(), processor)
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
-    module = importlib.import_module(_BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC), __name__)
+    module = importlib.import_module(
+        _BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC[loaded.task.modality]), __name__
+    )
     components: tuple[Component, ...] = module.capture(loaded)
     return components
 

@@ -12,6 +12,7 @@ __all__ = ["Row", "Task", "list_tasks", "task_class"]
 _MODULES = {
     "feature-extraction": ".feature_extraction",
     "fill-mask": ".fill_mask",
+    "image-classification": ".image_classification",
     "question-answering": ".question_answering",
     "sentence-embedding": ".sentence_embedding",
     "text-classification": ".text_classification",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -10,11 +11,13 @@ import numpy as np
 
 from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
-from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, softmax
+from ..sessions import Session, Tensors
+from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, forward, log_softmax, softmax
 from .text import TextTask, tokenize_step, whole_number, wrong_type
 
 __all__ = ["TASK"]
+
+_MASKED = 8  # tokens of a text that `reply` masks
 
 # What `clean_up_tokenization_spaces` takes out of a decoded text.
 _SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -34,6 +37,7 @@ class FillMask(TextTask):
     auto_model = "AutoModelForMaskedLM"
     architectures = ("ForMaskedLM",)
     outputs = ("logits",)
+    metrics = ("perplexity",)
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -45,7 +49,7 @@ class FillMask(TextTask):
                 why=f"its tokenizer does not know the mask {self._mask!r}",
                 fix="convert the model again",
             )
-        self._mask_id: int = mask_id
+        self.mask_id: int = mask_id
         padding = entry.option("mask", "padding")
         self._padding_id: Optional[int] = None if padding is None else self.tokenizer.token_to_id(padding)
         # As transformers does: between the pieces of a BPE these spaces are the text's own.
@@ -77,7 +81,7 @@ class FillMask(TextTask):
         if not isinstance(item, str):
             raise wrong_type(self, item)
         row = self.row(self.encoding(item))
-        if self._mask_id not in row.tensors["input_ids"]:
+        if self.mask_id not in row.tensors["input_ids"]:
             raise UsageError(
                 f"Cannot fill {item[:40]!r}.",
                 why=f"there is no {self._mask} in its first {self.max_length} tokens, which are all that the model takes"
@@ -88,12 +92,12 @@ class FillMask(TextTask):
         return [row]
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
-        return {"scores": softmax(outputs["logits"][row.tensors["input_ids"] == self._mask_id])}
+        return {"scores": softmax(outputs["logits"][row.tensors["input_ids"] == self.mask_id])}
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
         count = whole_number(options, "top_k")
         ids, probabilities = rows[0].tensors["input_ids"], scores[0]["scores"]
-        places = np.flatnonzero(ids == self._mask_id)
+        places = np.flatnonzero(ids == self.mask_id)
         candidates = np.arange(probabilities.shape[-1])
         if options["targets"] is not None:
             candidates = np.array(self._ids_of(options["targets"]))
@@ -105,6 +109,29 @@ class FillMask(TextTask):
             for place, row in zip(places, probabilities)
         ]
         return filled[0] if len(filled) == 1 else filled
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """How surely the model knows tokens of ordinary texts: at most 8 of each, chosen by its content, are masked one
+        at a time, and `nll` has the negative logarithm of each one's probability."""
+        said = []
+        for text in inputs:
+            encoding = self.encoding(text)
+            ids, type_ids = np.array(encoding.ids), np.array(encoding.type_ids)
+            plain = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
+            seeded = np.random.default_rng(zlib.crc32(text.encode()))
+            places = np.sort(seeded.permutation(plain)[:_MASKED])
+            rows = [
+                self.row_of(np.where(np.arange(len(ids)) == at, self.mask_id, ids), type_ids, None) for at in places
+            ]
+            nll = [0.0] * len(rows)
+            size = self.tokenizer.get_vocab_size()
+            for i, outputs in forward(graphs[self.component], rows, batch_size or self.batch_size) if rows else ():
+                logits = outputs["logits"][places[i]]
+                nll[i], size = -float(log_softmax(logits)[ids[places[i]]]), len(logits)
+            said.append({"nll": nll, "tokens": ids[places].tolist(), "vocabulary": size})
+        return said
 
     def _proposal(self, ids: np.ndarray, place: int, token: int, score: float, *, only: bool) -> dict[str, Any]:
         whole = ids.copy()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
+from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, Answer, Input, ModelFacts, Row, softmax
 from .text import TextTask, Tokens, tokenize_step, whole_number, windows, wrong_type
 
@@ -50,6 +50,10 @@ class QuestionAnswering(TextTask):
     auto_model = "AutoModelForQuestionAnswering"
     architectures = ("ForQuestionAnswering",)
     outputs = ("start_logits", "end_logits")
+    columns = {"question": ("question",), "context": ("context",), "answers": ("answers", "answer")}
+    optional = frozenset({"answers"})
+    target = "answers"
+    metrics = ("f1", "exact_match")
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
@@ -135,6 +139,13 @@ class QuestionAnswering(TextTask):
             ranked.append({**empty, "score": 0.0})
         ranked = sorted(ranked, key=lambda each: -float(each["score"]))[:count]
         return ranked[0] if count == 1 else ranked
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """The text of each answer; it may be "", for none, only where some right answer of the data is."""
+        options = self.check_options({"handle_impossible_answer": "" in labels})
+        return [each["answer"] for each in self.run(graphs, inputs, options, batch_size)]
 
 
 def _spans(start: np.ndarray, end: np.ndarray, count: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

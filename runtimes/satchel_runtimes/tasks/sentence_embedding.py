@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import SupportError
+from ..examples import Example
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
+from ..sessions import Session, Tensors
 from .task import VECTOR, Answer, Input, ModelFacts, Row
 from .text import TextTask, tokenize_step
 
@@ -34,6 +35,14 @@ class SentenceEmbedding(TextTask):
     auto_model = "AutoModel"
     architectures = ("Model",)
     outputs = ("last_hidden_state",)
+    columns = {
+        "text": ("text", "sentence1", "sentence", "text1", "premise", "anchor"),
+        "text_pair": ("text_pair", "sentence2", "text2", "hypothesis", "positive"),
+        "score": ("score", "similarity", "similarity_score", "label"),
+    }
+    optional = frozenset({"text_pair", "score"})
+    target = "score"
+    metrics = ("spearman",)
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
@@ -74,6 +83,21 @@ class SentenceEmbedding(TextTask):
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
         return scores[0]["embedding"]
+
+    @classmethod
+    def example(cls, parts: Mapping[str, Any]) -> Example:
+        """A pair of texts is a list of two."""
+        made = super().example(parts)
+        return Example(list(made.input.values()), made.target) if isinstance(made.input, dict) else made
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """The cosine of each pair."""
+        texts = list(dict.fromkeys(text for pair in inputs for text in pair))
+        found = self.run(graphs, texts, self.options, batch_size)
+        vectors = {text: each / max(float(np.linalg.norm(each)), 1e-12) for text, each in zip(texts, found)}
+        return [float(vectors[one] @ vectors[other]) for one, other in inputs]
 
 
 def _pool(states: np.ndarray, modes: Sequence[str]) -> np.ndarray:

@@ -15,13 +15,17 @@ from typing import Any, ClassVar, Optional, Protocol
 import numpy as np
 
 from ..errors import UsageError
+from ..examples import Example
 from ..manifest import TaskEntry, TensorSpec
 from ..sessions import Session, Tensors
 
-__all__ = ["Files", "ModelFacts", "Row", "Task", "log_softmax", "sigmoid", "softmax"]
+__all__ = ["LABEL_COLUMNS", "TEXT_COLUMNS", "Files", "ModelFacts", "Row", "Task", "log_softmax", "sigmoid", "softmax"]
 
 Input = Any  # what a user gives: a string, a mapping, later an image or a waveform; each task checks its own
 Answer = Any  # what `transformers.pipeline` returns for the task
+
+TEXT_COLUMNS = ("text", "sentence", "content", "document", "review")
+LABEL_COLUMNS = ("label", "labels", "category", "class")
 
 # How parity compares an array of what the user sees; see `satchel_runtimes.parity`.
 VECTOR, DISTRIBUTION, INDEPENDENT, NUMBER = "vector", "distribution", "independent", "number"
@@ -50,6 +54,7 @@ class ModelFacts:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # "unk_token", "pad_token" … as transformers has them
+    processor: Mapping[str, Any] = field(default_factory=dict)  # of pictures: its settings with all defaults
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
 
@@ -67,6 +72,7 @@ class Task(ABC):
     """One task of one bundle. Instances keep no state between calls, so threads may share them."""
 
     name: ClassVar[str]
+    modality: ClassVar[str] = "text"  # or "image": of what kind the built-in samples are
     component: ClassVar[str] = "model"
     judged: Mapping[str, str]  # the arrays that `score` returns -> how parity compares each
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
@@ -76,6 +82,15 @@ class Task(ABC):
     auto_model: ClassVar[str]  # the Auto class of transformers that brings the head
     architectures: ClassVar[tuple[str, ...]] = ()  # ends of architecture names in config.json that mean this task
     outputs: ClassVar[tuple[str, ...]]  # fields of the model's output, in order
+
+    # What rows of a user's data hold for it: each part, and the names of columns that it is read from, the first that
+    # is there. The part that is `target` is the right answer, all others make the input. A part named "image" or
+    # "audio" is a file.
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": TEXT_COLUMNS}
+    optional: ClassVar[frozenset[str]] = frozenset()  # parts that a row may lack
+    target: ClassVar[Optional[str]] = None
+    metrics: ClassVar[tuple[str, ...]] = ()  # of satchel_benchmarks.accuracy; the first that fits the data is judged
+    reply_options: ClassVar[Mapping[str, Any]] = {}  # of `predict`, for answers that these metrics can judge
 
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:
@@ -94,7 +109,12 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
-        """A golden input, with options, made from one of the built-in texts."""
+        """A golden input, with options, made from one of the built-in texts, or from the name of a built-in picture."""
+
+    @property
+    def shape(self) -> str:
+        """The one shape that the graph takes, in words; empty where inputs have a length."""
+        return ""
 
     @abstractmethod
     def is_single(self, inputs: Input) -> bool:
@@ -148,6 +168,22 @@ class Task(ABC):
             answers.append(self.answer(item, group, [scores[first + i] for i in range(len(group))], options))
             first += len(group)
         return answers
+
+    @classmethod
+    def example(cls, parts: Mapping[str, Any]) -> Example:
+        """One row of data as `predict` takes it, with the right answer; `parts` are those of `columns` that it has."""
+        given = {name: value for name, value in parts.items() if name != cls.target}
+        return Example(next(iter(given.values())) if len(given) == 1 else given, parts.get(cls.target or ""))
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """Answers to rows of data in the form that the metrics judge, which JSON can hold.
+
+        Args:
+            labels: the different right answers of all rows, where they are texts.
+        """
+        return self.run(graphs, inputs, self.check_options(self.reply_options), batch_size)
 
     def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         if not given:

@@ -8,8 +8,21 @@ from typing import Any
 import numpy as np
 
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
-from .task import DISTRIBUTION, INDEPENDENT, NUMBER, Answer, Files, Input, ModelFacts, Row, sigmoid, softmax
+from ..sessions import Session, Tensors
+from .task import (
+    DISTRIBUTION,
+    INDEPENDENT,
+    LABEL_COLUMNS,
+    NUMBER,
+    TEXT_COLUMNS,
+    Answer,
+    Files,
+    Input,
+    ModelFacts,
+    Row,
+    sigmoid,
+    softmax,
+)
 from .text import TextTask, choice, labels_of, tokenize_step, whole_number, wrong_type
 
 __all__ = ["TASK"]
@@ -37,6 +50,15 @@ class TextClassification(TextTask):
     auto_model = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
     outputs = ("logits",)
+    columns = {
+        "text": ("text", "sentence1", "premise", "question1", "question", *TEXT_COLUMNS),
+        "text_pair": ("text_pair", "sentence2", "hypothesis", "question2", "sentence"),  # QNLI asks of a sentence
+        "label": (*LABEL_COLUMNS, "score", "stars"),
+    }
+    optional = frozenset({"text_pair", "label"})
+    target = "label"
+    metrics = ("accuracy", "f1_micro", "f1_macro", "top_5", "spearman")
+    reply_options = {"top_k": None}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -78,6 +100,21 @@ class TextClassification(TextTask):
         if options["top_k"] == "":
             return found[0]
         return found if options["top_k"] is None else found[: whole_number(options, "top_k")]
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """Labels, the likeliest first; of independent ones those that are likelier than not; of a regression its number."""
+        found = super().reply(graphs, inputs, labels, batch_size)
+        if self._function() == "none":
+            return [ranked[0]["score"] for ranked in found]
+        sigmoid = self._function() == "sigmoid"
+        return [
+            {"labels": [each["label"] for each in ranked if each["score"] > 0.5]}
+            if sigmoid
+            else [each["label"] for each in ranked[:5]]
+            for ranked in found
+        ]
 
     def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
         return [answer] if options["top_k"] == "" else answer

@@ -9,8 +9,9 @@ from typing import Any, Union
 import numpy as np
 
 from ..errors import UsageError
+from ..examples import Example
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
+from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, softmax
 from .text import TextTask, Tokens, choice, labels_of, tokenize_step, whole_number, windows, wrong_type
 
@@ -63,6 +64,10 @@ class TokenClassification(TextTask):
     auto_model = "AutoModelForTokenClassification"
     architectures = ("ForTokenClassification",)
     outputs = ("logits",)
+    columns = {"tokens": ("tokens", "words"), "labels": ("ner_tags", "labels", "tags", "pos_tags")}
+    optional = frozenset({"labels"})
+    target = "labels"
+    metrics = ("entity_f1", "token_accuracy")
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -111,6 +116,26 @@ class TokenClassification(TextTask):
                 f"Cannot use delimiter={options['delimiter']!r}.", why="it is not a string", fix="pass delimiter=' '"
             )
         return options["delimiter"].join(item), item
+
+    @classmethod
+    def example(cls, parts: Mapping[str, Any]) -> Example:
+        """The words, and a label for each."""
+        words = parts["tokens"]
+        return Example(words, {"tokens": words, "labels": parts["labels"]} if "labels" in parts else None)
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """The label of each word, which is that of its first token; None of words beyond the cut."""
+        options = self.check_options({"is_split_into_words": True, "ignore_labels": []})
+        said = []
+        for words, tokens in zip(inputs, self.run(graphs, inputs, options, batch_size)):
+            word_of = self.encode(words, options)[0].extra.tokens.words
+            first: dict[int, str] = {}
+            for token in tokens:
+                first.setdefault(int(word_of[token["index"]]), token["entity"])
+            said.append([first.get(place) for place in range(len(words))])
+        return said
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         return {"scores": softmax(outputs["logits"][~row.extra.tokens.special])}

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import SupportError, UsageError
 from ..manifest import Step, TaskEntry
-from ..sessions import Tensors
-from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, softmax
+from ..sessions import Session, Tensors
+from .task import DISTRIBUTION, LABEL_COLUMNS, TEXT_COLUMNS, Answer, Files, Input, ModelFacts, Row, softmax
 from .text import TextTask, labels_of, tokenize_step, wrong_type
 
 __all__ = ["TASK"]
@@ -31,6 +31,9 @@ class ZeroShotClassification(TextTask):
     auto_model = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
     outputs = ("logits",)
+    columns = {"text": TEXT_COLUMNS, "label": LABEL_COLUMNS}
+    target = "label"
+    metrics = ("accuracy", "f1_micro", "f1_macro", "top_5")
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -79,6 +82,13 @@ class ZeroShotClassification(TextTask):
             values = softmax(logits[:, self._entailment])
         order = np.argsort(values, kind="stable")[::-1]
         return {"sequence": item, "labels": [labels[i] for i in order], "scores": values[order].tolist()}
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """Which of the data's labels each text entails, the likeliest first."""
+        found = self.run(graphs, inputs, self.check_options({"candidate_labels": list(labels)}), batch_size)
+        return [each["labels"][:5] for each in found]
 
 
 def _entailment(facts: ModelFacts) -> Optional[int]:

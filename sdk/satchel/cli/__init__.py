@@ -16,6 +16,8 @@ _COMMANDS = {
     "convert": ("convert", "Convert a model into a bundle that was proved for a device."),
     "compare": ("compare", "Compare every format and scheme of a device, and say which one would ship."),
     "tune": ("tune", "Search for the fastest or smallest bundle within budgets."),
+    "train": ("train", "Train a model, or a new head on it, on labelled data."),
+    "compress": ("train", "Make a model smaller: trim, prune, distil."),
     "predict": ("predict", "Answer inputs with a bundle."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),

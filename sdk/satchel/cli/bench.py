@@ -74,4 +74,4 @@ def bench(
                 if ratio
                 else f"no ratio: {each.why}"
             )
-            click.echo(f"  {each.tokens} tokens: {said}")
+            click.echo(f"  {found[0].shape or f'{each.tokens} tokens'}: {said}")

@@ -33,6 +33,8 @@ __all__ = ["convert", "show"]
 @click.option("--toolchain", help="Convert in this toolchain's own environment (satchel toolchain list).")
 @click.option("--max-convert-memory-mb", type=float, help="Stop a step that takes more memory than this, in MiB.")
 @click.option("--max-convert-seconds", type=float, help="Stop a step of the conversion that takes longer.")
+@click.option("--prune", help="Remove parts first, e.g. vocabulary,ffn=0.5 (docs/pruning.md); --data decides which.")
+@click.option("--distill", help="Learn from the original, e.g. layers=3,epochs=3 (docs/distillation.md).")
 @click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
 @click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")

@@ -20,6 +20,7 @@ __all__ = ["tune"]
 @click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled rows; without them nothing is pruned.")
 @click.option("--columns", metavar="PART=COLUMN,…", help="Which columns of the data are which part of the task.")
+@click.option("--drop-overlaps", is_flag=True, help="Leave out training rows that evaluation has as well.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: <model>.satchel]")
 @click.option("--max-drop", type=float, help="Points of accuracy that may be lost.")
 @click.option("--max-latency-ms", type=float, help="Budget, at the longest measured input.")
@@ -45,7 +46,9 @@ __all__ = ["tune"]
 @click.option("--no-cache", is_flag=True, help="Capture and export again, even if an earlier run did.")
 @click.option("--json", "json_", is_flag=True, help="The search on stdout, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def tune(model: str, plot: Path | None, no_cache: bool, json_: bool, quiet: bool, **given: Any) -> None:
+def tune(
+    model: str, columns: str | None, plot: Path | None, no_cache: bool, json_: bool, quiet: bool, **given: Any
+) -> None:
     """Search for the fastest bundle of MODEL that meets the budgets, and write the recipe that makes it again.
 
     Tries formats, schemes, pruning with distillation, and threads. Run it again and it goes on where it was. The exit code
@@ -56,12 +59,13 @@ def tune(model: str, plot: Path | None, no_cache: bool, json_: bool, quiet: bool
     satchel tune ./my-model --device generic-x86-64 --formats onnx --max-size-mb 20 --prefer size --json
     """
     from .. import tune as search
+    from ..data import parse_columns
     from ..tune_chart import check_chart, write_chart
 
     if plot is not None:
         check_chart(plot)
     with progress_on_stderr(quiet=quiet) as progress:
-        found = search(model, cache=not no_cache, progress=progress, **given)
+        found = search(model, columns=parse_columns(columns) or None, cache=not no_cache, progress=progress, **given)
     if plot is not None:
         write_chart(found, plot)
     if json_:
@@ -89,7 +93,7 @@ def _show(found: Tuned) -> None:
     for reason in found.left_out:
         click.echo(f"  not tried: {reason}")
     for number, report in found.finals:
-        accuracy = report.get("accuracy")
+        accuracy = next(iter((report.get("accuracy") or {}).values()), None)
         said = f", {accuracy['metric']} {accuracy['value']:.4f}, drop {accuracy['drop']:.2f} points" if accuracy else ""
         ends = f"refused: {report['error']['why']}" if report["error"] else "passed"
         click.echo(f"\ntrial {number} made again under all budgets, {size(report.get('size_bytes'))}{said}: {ends}")
