@@ -23,7 +23,16 @@ from .format import Artifact, Calibration, Plan
 from .process import HERE, Room, Tell, run_process
 from .source import SourceModel
 
-__all__ = ["Job", "Stage", "open_tasks", "read_job", "read_stage", "run_worker"]
+__all__ = [
+    "Job",
+    "Stage",
+    "open_tasks",
+    "read_job",
+    "read_stage",
+    "run_worker",
+    "source_from_plain",
+    "source_to_plain",
+]
 
 JOB, STAGE = "job.json", "stage.json"
 REFERENCE_FULL, REFERENCE_GOLDEN, INPUTS = "reference.safetensors", "reference-golden.safetensors", "inputs.json"
@@ -86,13 +95,24 @@ def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
     return {entry.name: task_class(entry.name)(entry, _ModelFolder(folder)) for entry in entries}
 
 
-def _write_job(job: Job, folder: Path) -> None:
-    source = {
-        "id": job.source.id,
-        "folder": str(job.source.folder),
-        "revision": job.source.revision,
-        "trust_remote_code": job.source.trust_remote_code,
+def source_to_plain(source: SourceModel) -> dict[str, Any]:
+    """A model that was found, for a worker."""
+    return {
+        "id": source.id,
+        "folder": str(source.folder),
+        "revision": source.revision,
+        "trust_remote_code": source.trust_remote_code,
     }
+
+
+def source_from_plain(raw: Mapping[str, Any]) -> SourceModel:
+    folder = Path(raw["folder"])
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return SourceModel(raw["id"], folder, config, raw["revision"], raw["trust_remote_code"])
+
+
+def _write_job(job: Job, folder: Path) -> None:
+    source = source_to_plain(job.source)
     plan = to_plain(job.plan)
     rest = {"tasks": job.tasks, "plan": plan, "max_length": job.max_length, "kit": job.kit}
     text = json.dumps({"source": source, **rest})
@@ -115,14 +135,7 @@ def _read_items(file: Path) -> tuple[GoldenItem, ...]:
 
 def read_job(folder: Path) -> Job:
     raw = json.loads((folder / JOB).read_text())
-    config = json.loads((Path(raw["source"]["folder"]) / "config.json").read_text("utf-8"))
-    source = SourceModel(
-        raw["source"]["id"],
-        Path(raw["source"]["folder"]),
-        config,
-        raw["source"]["revision"],
-        raw["source"]["trust_remote_code"],
-    )
+    source = source_from_plain(raw["source"])
     return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"], raw["kit"])
 
 

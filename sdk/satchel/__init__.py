@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from .compare import compare as compare
     from .convert import convert as convert
+    from .evaluate import evaluate as evaluate
     from .progress import Progress as Progress
 
-__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "load"]
+__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "evaluate", "load"]
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -29,6 +30,7 @@ _WHERE = {
     "SatchelError": "satchel_runtimes.errors",
     "compare": "satchel.compare",
     "convert": "satchel.convert",
+    "evaluate": "satchel.evaluate",
     "load": "satchel_runtimes",
 }
 

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ def convert(
     toolchain: str | None = None,
     max_convert_memory_mb: float | None = None,
     max_convert_seconds: float | None = None,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    drop_overlaps: bool = False,
+    max_drop: float | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -88,6 +92,11 @@ def convert(
             this environment lacks a package of the format.
         max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
             it is stopped beyond.
+        data: labelled rows, a file or folder as docs/data.md says. Each candidate is judged on the evaluation split, beside
+            the model itself on the same rows; the calibration split takes the place of the built-in texts.
+        columns: part of the task -> name of the data's column, in place of the names that the task knows.
+        drop_overlaps: leave rows out of training and calibration that evaluation has as well, instead of refusing the data.
+        max_drop: points of the task's metric that a candidate may lose against the model; the profile's by default.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
 
@@ -121,6 +130,10 @@ def convert(
         toolchain=toolchain,
         max_convert_memory_mb=max_convert_memory_mb,
         max_convert_seconds=max_convert_seconds,
+        data=Path(data) if data else None,
+        columns=columns,
+        drop_overlaps=drop_overlaps,
+        max_drop=max_drop,
     )
     return run(options, progress=progress, cancel=cancel).bundle
 

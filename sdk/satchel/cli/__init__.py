@@ -16,6 +16,7 @@ _COMMANDS = {
     "convert": ("convert", "Convert a model into a bundle that was proved for a device."),
     "compare": ("compare", "Compare every format and scheme of a device, and say which one would ship."),
     "predict": ("predict", "Answer inputs with a bundle."),
+    "evaluate": ("evaluate", "Judge a bundle's answers on labelled data, beside the model's own."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),
     "bench": ("bench", "Measure latency, cold start and memory of bundles on this machine."),
