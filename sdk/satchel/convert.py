@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,10 @@ def convert(
     toolchain: str | None = None,
     max_convert_memory_mb: float | None = None,
     max_convert_seconds: float | None = None,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    drop_overlaps: bool = False,
+    max_drop: float | None = None,
     prune: str | None = None,
     distill: str | None = None,
     recipe: str | Path | None = None,
@@ -96,6 +100,11 @@ def convert(
             this environment lacks a package of the format.
         max_convert_memory_mb, max_convert_seconds: what each process of the conversion (export, quantization) may use;
             it is stopped beyond.
+        data: labelled rows, a file or folder as docs/data.md says. Each candidate is judged on the evaluation split, beside
+            the model itself on the same rows; the calibration split takes the place of the built-in texts.
+        columns: part of the task -> name of the data's column, in place of the names that the task knows.
+        drop_overlaps: leave rows out of training and calibration that evaluation has as well, instead of refusing the data.
+        max_drop: points of the task's metric that a candidate may lose against the model; the profile's by default.
         prune: what is removed before the export, on the train split of `data`: "vocabulary,ffn=0.5" (docs/pruning.md).
         distill: how the smaller model learns from the original: "layers=3,epochs=3" (docs/distillation.md).
         recipe: a TOML file with any of these by name. What is given here, and is not the default, goes before it.
@@ -133,6 +142,10 @@ def convert(
         toolchain=toolchain,
         max_convert_memory_mb=max_convert_memory_mb,
         max_convert_seconds=max_convert_seconds,
+        data=Path(data) if data else None,
+        columns=columns,
+        drop_overlaps=drop_overlaps,
+        max_drop=max_drop,
         prune=prune,
         distill=distill,
         write_recipe=Path(write_recipe) if write_recipe else None,

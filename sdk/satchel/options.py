@@ -17,7 +17,7 @@ from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, 
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.toolchain import is_stub, stub_error
 
-from .data import Data, Labels, read_data
+from .data import Data, Labels, read_data, sample
 from .gates import GATES, Budget
 from .held_out import hold_out
 from .inputs import read_inputs
@@ -172,7 +172,7 @@ def prepare(options: Options) -> Prepared:
     own = tuple(read_inputs(options.calibration)) if options.calibration is not None else None
     if own is None and data is not None and any(each.plan and each.plan.scheme.calibrated for each in candidates):
         rows = data.rows("calibration", least=_CALIBRATION_ROWS[0], to="calibrate a static scheme")
-        own = tuple(each.input for each in rows[: _CALIBRATION_ROWS[1]])
+        own = tuple(each.input for each in sample(rows, _CALIBRATION_ROWS[1]))
     return Prepared(options, source, profile, tasks, candidates, budget, out, report, own, data)
 
 
@@ -184,9 +184,12 @@ def _data(options: Options, source: SourceModel, task: str) -> Data | None:
             flag = given[0].replace("_", "-")
             raise UsageError(f"Cannot use --{flag}.", why="there is no data", fix="add --data, or leave it out")
         return None
-    labels = Labels.of(source.config) if task != "zero-shot-classification" else None
     data = read_data(
-        options.data, task_class(task), labels, columns=options.columns, drop_overlaps=options.drop_overlaps
+        options.data,
+        task_class(task),
+        Labels.of(source.config, task),
+        columns=options.columns,
+        drop_overlaps=options.drop_overlaps,
     )
     data.rows("evaluation", to="judge the accuracy")
     return hold_out(data) if options.held_out else data

@@ -20,7 +20,7 @@ from satchel_converters.process import Tell
 from satchel_converters.stage import STAGE, Job, Stage, read_stage, run_worker
 from satchel_runtimes.bundle import cache_folder
 
-__all__ = ["code_digest", "stage_for", "stages_folder"]
+__all__ = ["code_digest", "stage_for", "stages_folder", "version_of"]
 
 _SIZES = "sizes.json"  # in a stage's folder: the size of each of its files, written last
 _STALE_SECONDS = 24 * 3600  # a stage is made in minutes; what is older was killed
@@ -121,10 +121,10 @@ def _packages(job: Job) -> dict[str, str | None]:
     """The versions that the worker will meet."""
     if job.room.toolchain is not None:
         return dict(job.room.toolchain.versions)
-    return {name: _version(name) for name in (*_PACKAGES, *format_of(job.plan.format).packages)}
+    return {name: version_of(name) for name in (*_PACKAGES, *format_of(job.plan.format).packages)}
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .show import as_json, names, progress_on_stderr, size, table
+from .show import as_json, columns, names, progress_on_stderr, size, table
 
 if TYPE_CHECKING:
     from ..tuned import Tuned
@@ -19,7 +19,7 @@ __all__ = ["tune"]
 @click.argument("model")
 @click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled rows; without them nothing is pruned.")
-@click.option("--columns", metavar="PART=COLUMN,…", help="Which columns of the data are which part of the task.")
+@click.option("--columns", callback=columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars.")
 @click.option("--drop-overlaps", is_flag=True, help="Leave out training rows that evaluation has as well.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: <model>.satchel]")
 @click.option("--max-drop", type=float, help="Points of accuracy that may be lost.")
@@ -59,13 +59,12 @@ def tune(
     satchel tune ./my-model --device generic-x86-64 --formats onnx --max-size-mb 20 --prefer size --json
     """
     from .. import tune as search
-    from ..data import parse_columns
     from ..tune_chart import check_chart, write_chart
 
     if plot is not None:
         check_chart(plot)
     with progress_on_stderr(quiet=quiet) as progress:
-        found = search(model, columns=parse_columns(columns) or None, cache=not no_cache, progress=progress, **given)
+        found = search(model, cache=not no_cache, progress=progress, **given)
     if plot is not None:
         write_chart(found, plot)
     if json_:
