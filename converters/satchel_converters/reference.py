@@ -12,7 +12,7 @@ import torch
 from satchel_runtimes.errors import ParityError
 from satchel_runtimes.golden import GoldenItem, run_items
 from satchel_runtimes.manifest import TensorSpec
-from satchel_runtimes.sessions import Tensors
+from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Task
 from satchel_runtimes.tasks.image import ImageTask
 
@@ -21,7 +21,7 @@ from .component import Component, specs
 if TYPE_CHECKING:
     from .capture import Loaded
 
-__all__ = ["reference_answers"]
+__all__ = ["reference_answers", "torch_graphs"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class _TorchSession:
         pass
 
 
+def torch_graphs(loaded: Loaded, components: Sequence[Component]) -> dict[str, Session]:
+    """The checkpoint itself, as a task runs graphs."""
+    return {component.name: _TorchSession(loaded, component) for component in components}
+
+
 def reference_answers(
     loaded: Loaded,
     components: Sequence[Component],
@@ -70,7 +75,7 @@ def reference_answers(
     """
     check = _check_pixels if loaded.task.modality == "image" else _check_tokens
     check(loaded, tasks, items)
-    graphs = {component.name: _TorchSession(loaded, component) for component in components}
+    graphs = torch_graphs(loaded, components)
     # One thread: a short text gains nothing from two, and the sum's order stays the same from run to run.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
     python -m satchel_converters.worker FOLDER      # reads FOLDER/job.json, leaves the stage in FOLDER
                                                     # or FOLDER/apply.json: makes a scheme of a stage
                                                     # or FOLDER/compress.json: makes a model smaller, or trains it
+                                                    # or FOLDER/ask.json: answers a user's rows
 
 Progress is a JSON object per line on stdout; an error that a user can mend is error.json and its exit code.
 """
@@ -21,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from satchel_runtimes.errors import SatchelError
+from satchel_runtimes.examples import read_examples
 from satchel_runtimes.golden import golden_records, inputs_to_json, records_of, records_to_bytes
-from satchel_runtimes.manifest import TaskEntry, to_plain
+from satchel_runtimes.manifest import Graph, TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .applying import APPLY, run_apply
+from .asking import ANSWERS, ASK, ROWS, answer_rows, read_ask
 from .component import Component
 from .compress import COMPRESS
 from .format import Artifact, Format, Plan, format_of
@@ -35,7 +38,7 @@ from .pictures import write_pictures
 from .process import ERROR
 from .samples import calibration_items, golden_items
 from .source import SourceModel
-from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, Job, open_tasks, read_job
+from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
 _PROCESSORS = (
@@ -62,7 +65,7 @@ def _run(folder: Path) -> None:
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
     processors = _save_processors(loaded.processor, job.source, folder, twin.config)
-    facts = _facts(job, loaded.processor, twin)
+    facts = _facts(job.source, job.tasks[0], loaded.processor, job.max_length, twin.graphs)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts)
     processors += write_pictures(job.tasks, folder)
@@ -89,16 +92,36 @@ def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder:
     return trace(components, plan.buckets, folder, reader=chosen.recipe(plan, ()).torch)
 
 
-def _facts(job: Job, tokenizer: Any, twin: Artifact) -> ModelFacts:  # Any: a transformers class
+def _ask(folder: Path) -> None:
+    """What the model itself says to a user's rows, all that it reads of them: nothing of a device cuts them."""
+    asked = read_ask(folder)
+    tell("load", f"{asked.source.name}, {asked.source.parameters:,} parameters")
+    from .capture import capture, load_model
+    from .reference import torch_graphs
+
+    loaded = load_model(asked.source, asked.task)
+    _save_processors(loaded.processor, asked.source, folder, {})
+    entry = task_class(asked.task).entry(_facts(asked.source, asked.task, loaded.processor))
+    task = open_tasks((entry,), folder)[asked.task]
+    inputs = [each.input for each in read_examples(folder / ROWS)]
+    tell("reference", f"{len(inputs)} rows through torch", total=len(inputs))
+    graphs = torch_graphs(loaded, capture(loaded))
+    answers = answer_rows(task, graphs, inputs, asked.labels, on_rows=lambda count: tell("reference", step=count))
+    (folder / ANSWERS).write_text(json.dumps(answers), "utf-8")
+
+
+def _facts(
+    source: SourceModel, task: str, tokenizer: Any, max_length: int | None = None, graphs: Sequence[Graph] = ()
+) -> ModelFacts:  # Any: a transformers class
     """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
-    facts = job.source.facts
-    if task_class(job.tasks[0]).modality == "image":
+    facts = source.facts
+    if task_class(task).modality == "image":
         return dataclasses.replace(facts, processor=json.loads(tokenizer.to_json_string()))
-    bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
+    bound = [graph.bind["sequence"] for graph in graphs if "sequence" in graph.bind]
     longest = [max(bound)] if bound else []  # static shapes: what no graph holds is cut
     return dataclasses.replace(
         facts,
-        max_length=min(job.max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
+        max_length=min(max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
         truncation_side=tokenizer.truncation_side,
         mask_token=tokenizer.mask_token,
         special_tokens={
@@ -162,6 +185,8 @@ def main(folder: Path) -> int:
                 from .compress.job import run_compress
 
                 run_compress(folder, tell)
+            elif (folder / ASK).is_file():
+                _ask(folder)
             else:
                 _run(folder)
     except SatchelError as error:

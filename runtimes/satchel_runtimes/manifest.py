@@ -153,7 +153,7 @@ class Measured:
     parity: dict[str, Json] = field(default_factory=dict)
     latency_ms: dict[str, Json] = field(default_factory=dict)
     peak_rss_bytes: Optional[int] = None
-    accuracy: Optional[float] = None
+    accuracy: Optional[dict[str, Json]] = None  # by metric, on the user's data, with the reference's beside it
     verdicts: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Json] = field(default_factory=dict)  # what the converter decided: layers kept precise, methods
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from .compare import compare as compare
     from .convert import convert as convert
+    from .evaluate import evaluate as evaluate
     from .progress import Progress as Progress
     from .tune import tune as tune
 
-__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "load", "tune"]
+__all__ = ["Predictor", "Progress", "SatchelError", "__version__", "compare", "convert", "evaluate", "load", "tune"]
 __version__ = "0.1.0"
 
 _WHERE = {
@@ -30,6 +31,7 @@ _WHERE = {
     "SatchelError": "satchel_runtimes.errors",
     "compare": "satchel.compare",
     "convert": "satchel.convert",
+    "evaluate": "satchel.evaluate",
     "load": "satchel_runtimes",
     "tune": "satchel.tune",
 }

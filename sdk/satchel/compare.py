@@ -66,6 +66,10 @@ def compare(
     lengths: Sequence[int] = (16, 64, 128),
     seconds: float = 1.0,
     cold_starts: int = 3,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    drop_overlaps: bool = False,
+    max_drop: float | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Compared:
@@ -111,6 +115,10 @@ def compare(
         cache=cache,
         formats=tuple(formats),
         schemes=tuple(schemes),
+        data=Path(data) if data else None,
+        columns=columns,
+        drop_overlaps=drop_overlaps,
+        max_drop=max_drop,
     )
     reporter = Reporter(progress, cancel)
     home = Path(out) if out is not None else None

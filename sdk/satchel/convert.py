@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from satchel_runtimes.errors import Cancelled, SatchelError, UsageError
 
 from .attempt import Stages, attempt, stopped
 from .choice import Choice, choose
+from .compressing import wanted_of, with_compression
 from .kit import make_kit
 from .options import AUTO, Options, Prepared, names_of, prepare
 from .pack import seal
@@ -58,6 +59,12 @@ def convert(
     max_convert_seconds: float | None = None,
     calibration_method: str | None = None,
     min_cosine: float | None = None,
+    data: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    drop_overlaps: bool = False,
+    max_drop: float | None = None,
+    prune: str | None = None,
+    distill: str | None = None,
     recipe: str | Path | None = None,
     write_recipe: str | Path | None = None,
     progress: Callback | None = None,
@@ -98,6 +105,13 @@ def convert(
         calibration_method: how onnx int8-static takes ranges from the samples: minmax, percentile or entropy.
         min_cosine: what the worst calibration sample must reach in int8-mixed, which keeps more layers precise until it
             does; by default what the parity gate asks in the mean.
+        data: labelled rows, a file or folder as docs/data.md says. Each candidate is judged on the evaluation split, beside
+            the model itself on the same rows; the calibration split takes the place of the built-in texts.
+        columns: part of the task -> name of the data's column, in place of the names that the task knows.
+        drop_overlaps: leave rows out of training and calibration that evaluation has as well, instead of refusing the data.
+        max_drop: points of the task's metric that a candidate may lose against the model; the profile's by default.
+        prune: what is removed before the export, on the train split of `data`: "vocabulary,ffn=0.5" (docs/pruning.md).
+        distill: how the smaller model learns from the original: "layers=3,epochs=3" (docs/distillation.md).
         recipe: a TOML file with any of these by name. What is given here, and is not the default, goes before it.
         write_recipe: a file for the recipe that makes this bundle again.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
@@ -135,6 +149,12 @@ def convert(
         max_convert_seconds=max_convert_seconds,
         calibration_method=calibration_method,
         min_cosine=min_cosine,
+        data=Path(data) if data else None,
+        columns=columns,
+        drop_overlaps=drop_overlaps,
+        max_drop=max_drop,
+        prune=prune,
+        distill=distill,
         write_recipe=Path(write_recipe) if write_recipe else None,
     )
     options = options_from(Path(recipe) if recipe else None, given_in(options))
@@ -172,9 +192,11 @@ def run(
 
     try:
         reporter.tell("source", str(options.model))
+        wanted_of(options.prune, options.distill)  # a bad word is found before the model is
         prepared = prepare(options)
         check_digests(prepared)
         with Target(prepared.out, replace=options.replace) as target:
+            prepared = with_compression(prepared, reporter)
             if options.kit:
                 choice = Choice(make_kit(prepared, target, reporter, outcomes), None)
             else:

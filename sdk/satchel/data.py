@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.examples import Example
 from satchel_runtimes.tasks import Task
 
 from .rows import CALIBRATION, EVALUATION, FILE_COLUMNS, SPLITS, TRAIN, Raw, read_rows
 
-__all__ = ["Data", "Labels", "parse_columns", "read_data"]
+__all__ = ["Data", "Labels", "parse_columns", "read_data", "sample"]
 
 _HUNDRED = 100
 _TO_EVALUATION, _TO_CALIBRATION = 20, 10  # of every hundred inputs, where nobody said which split they belong to
 _SHOWN = 20  # labels that an error lists
+_ANY_LABELS = ("zero-shot-classification",)  # their models' own labels are those of entailment
 _FILES = ("image", "audio")
 
 
@@ -34,8 +37,10 @@ class Labels:
     kind: str = "one"  # "many" of them to a row, or a "number" in their place
 
     @staticmethod
-    def of(config: Mapping[str, Any]) -> Labels | None:
-        """Of a config.json; None where it has no labels."""
+    def of(config: Mapping[str, Any], task: str = "") -> Labels | None:
+        """Of a config.json; None where it has no labels, or where the task takes any."""
+        if task in _ANY_LABELS:
+            return None
         named = config.get("id2label")
         if not isinstance(named, Mapping) or not named:
             return None
@@ -115,6 +120,13 @@ def _texts_of(target: Any) -> Iterable[str]:
             return [each["text"] for each in target]
         return target or ("",)
     return ()
+
+
+def sample(rows: Sequence[Example], count: int | None) -> tuple[Example, ...]:
+    """At most so many rows, drawn with a fixed seed: files are often sorted by label."""
+    if count is None or count >= len(rows):
+        return tuple(rows)
+    return tuple(rows[i] for i in sorted(np.random.default_rng(0).permutation(len(rows))[:count].tolist()))
 
 
 def parse_columns(given: str | None) -> dict[str, str]:

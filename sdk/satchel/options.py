@@ -17,8 +17,9 @@ from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, 
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.toolchain import is_stub, stub_error
 
-from .data import Data, Labels, read_data
+from .data import Data, Labels, read_data, sample
 from .gates import GATES, Budget
+from .held_out import hold_out
 from .inputs import read_inputs
 from .room import check_room, room_for
 
@@ -69,7 +70,7 @@ class Options:
     max_drop: float | None = None  # points of the task's metric
     calibration_method: str | None = None
     min_cosine: float | None = None
-    prune: str | None = None
+    prune: str | None = None  # what `--prune` says
     distill: str | None = None
     held_out: bool = False  # judge on rows held out of training: a search must not see what its result is judged on
     write_recipe: Path | None = None
@@ -173,7 +174,7 @@ def prepare(options: Options) -> Prepared:
     own = tuple(read_inputs(options.calibration)) if options.calibration is not None else None
     if own is None and data is not None and any(each.plan and each.plan.scheme.calibrated for each in candidates):
         rows = data.rows("calibration", least=_CALIBRATION_ROWS[0], to="calibrate a static scheme")
-        own = tuple(each.input for each in rows[: _CALIBRATION_ROWS[1]])
+        own = tuple(each.input for each in sample(rows, _CALIBRATION_ROWS[1]))
     return Prepared(options, source, profile, tasks, candidates, budget, out, report, own, data)
 
 
@@ -185,12 +186,15 @@ def _data(options: Options, source: SourceModel, task: str) -> Data | None:
             flag = given[0].replace("_", "-")
             raise UsageError(f"Cannot use --{flag}.", why="there is no data", fix="add --data, or leave it out")
         return None
-    labels = Labels.of(source.config) if task != "zero-shot-classification" else None
     data = read_data(
-        options.data, task_class(task), labels, columns=options.columns, drop_overlaps=options.drop_overlaps
+        options.data,
+        task_class(task),
+        Labels.of(source.config, task),
+        columns=options.columns,
+        drop_overlaps=options.drop_overlaps,
     )
     data.rows("evaluation", to="judge the accuracy")
-    return data
+    return hold_out(data) if options.held_out else data
 
 
 def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
@@ -285,8 +289,8 @@ def _check_kit(options: Options) -> None:
         "--prefer": options.prefer != PREFERENCES[0],
         "--require": bool(options.require),
         "--keep-failed": options.keep_failed,
-        "--data": options.data is not None,
         "--quantize auto": options.quantize == AUTO,
+        "--data": options.data is not None,
     }
     for name in (name for name, is_asked in asked.items() if options.kit and is_asked):
         raise UsageError(

@@ -19,6 +19,7 @@ import satchel_runtimes
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SupportError, UsageError
 
+from .data import parse_columns
 from .options import Options, Prepared
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def options_from(recipe: Path | None, given: Mapping[str, Any]) -> Options:
                 why=f"none is named {where}".rstrip(),
                 fix=f'add {name} = "…" to {recipe}' if recipe is not None else f"name a {name}, or a recipe",
             )
+    if isinstance(named.get("columns"), str):  # as the command line has them
+        named["columns"] = parse_columns(named["columns"])
     # Another model or other data than the recipe's own is no change of those.
     digests = {name: value for name, value in table.get(_DIGESTS, {}).items() if named.get(name) == table.get(name)}
     return Options(**{**named, _DIGESTS: digests})
@@ -165,7 +168,7 @@ def _located(name: str, value: Any, folder: Path) -> Any:  # Any: a path, or a s
 def recipe_of(options: Options, prepared: Prepared, chosen: Outcome | None, folder: Path) -> dict[str, Any]:
     """What makes this bundle again, for a file in `folder`: what was asked for, and what was found to be the answer."""
     plain = {field.name: getattr(options, field.name) for field in dataclasses.fields(Options)}
-    source = prepared.source
+    source = prepared.reference
     plain["task"] = prepared.tasks[0]
     plain["threads"] = options.threads or prepared.profile.threads
     if source.revision is not None:
@@ -196,7 +199,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _digest(name: str, options: Options, prepared: Prepared) -> str:
-    return prepared.source.digest if name == "model" else _digest_of(Path(getattr(options, name)))
+    return prepared.reference.digest if name == "model" else _digest_of(Path(getattr(options, name)))
 
 
 def _digest_of(path: Path) -> str:

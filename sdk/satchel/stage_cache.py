@@ -20,7 +20,7 @@ from satchel_converters.process import Tell
 from satchel_converters.stage import STAGE, Job, Stage, read_stage, run_worker
 from satchel_runtimes.bundle import cache_folder
 
-__all__ = ["stage_for", "stages_folder"]
+__all__ = ["code_digest", "stage_for", "stages_folder", "version_of"]
 
 _SIZES = "sizes.json"  # in a stage's folder: the size of each of its files, written last
 _STALE_SECONDS = 24 * 3600  # a stage is made in minutes; what is older was killed
@@ -112,7 +112,7 @@ def _key(job: Job) -> str:
         "max_length": job.max_length,
         "kit": job.kit,
         "packages": _packages(job),
-        "code": _code_digest(),
+        "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
@@ -121,17 +121,17 @@ def _packages(job: Job) -> dict[str, str | None]:
     """The versions that the worker will meet."""
     if job.room.toolchain is not None:
         return dict(job.room.toolchain.versions)
-    return {name: _version(name) for name in (*_PACKAGES, *format_of(job.plan.format).packages)}
+    return {name: version_of(name) for name in (*_PACKAGES, *format_of(job.plan.format).packages)}
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
     """Of the modules that make a stage, so that an update of satchel never meets what an older one left."""
     digest = hashlib.sha256()
     for package in (satchel_converters, satchel_runtimes):

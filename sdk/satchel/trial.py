@@ -23,6 +23,7 @@ from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks.image import ImageTask
 
+from .evaluate import judge
 from .gates import Evidence
 from .options import Prepared
 from .pack import pack_twin, write_artifact_answers
@@ -59,6 +60,7 @@ def try_candidate(
     peak = cold.result()["peak_rss_bytes"]
     tasks = {name: predictor.open_task(name) for name in predictor.tasks}
     write_artifact_answers(folder, golden_records(tasks, stage.items, single))
+    metrics = judge(prepared, predictor, reporter)
     latency: Mapping[int, Latency] = {}
     speedup: Mapping[int, Ratio] = {}
     if absolute or comparable:
@@ -74,6 +76,8 @@ def try_candidate(
         engine=str(plan.engine),
         reference=reference,
         batched=batched,
+        accuracy=metrics[0] if metrics else None,
+        metrics=metrics,
         size_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         latency=latency,
         speedup=speedup,

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def tune(
     *,
     device: str,
     data: str | Path | None = None,
-    columns: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    drop_overlaps: bool = False,
     out: str | Path | None = None,
     max_drop: float | None = None,
     max_latency_ms: float | None = None,
@@ -82,7 +83,7 @@ def tune(
     the evaluation rows. Where none meets the budgets, `error` of the result says which is nearest.
 
     Args:
-        data: labelled rows, as for `convert`; without them nothing is pruned, and the drop is what parity finds.
+        data, columns, drop_overlaps: labelled rows, as for `convert`; without them nothing is pruned, and the drop is what parity finds.
         max_drop: points of accuracy that may be lost.
         minutes: no trial begins after these; one that has begun ends, and the chosen one is made after that.
         trials: stop when the study has as many, those of earlier runs included.
@@ -120,11 +121,13 @@ def tune(
         replace=replace,
         cache=cache,
         data=Path(data) if data else None,
+        columns=columns,
+        drop_overlaps=drop_overlaps,
         formats=tuple(formats),
         schemes=tuple(schemes),
     )
     prepared = prepare(dataclasses.replace(base, held_out=base.data is not None))
-    space = space_of(prepared, minutes=minutes, train=_train_rows(prepared))
+    space = space_of(prepared, minutes=minutes, train=len(prepared.data.train) if prepared.data is not None else 0)
     limits = Limits(max_drop, max_latency_ms, max_size_mb, max_memory_mb)
     about = _digest(prepared, space)
     file = Path(study) if study else cache_folder() / "tune" / f"{about[:16]}.sqlite3"
@@ -139,7 +142,7 @@ def tune(
             pareto, ranked = search.pareto(), _ranked(search.tried, limits, prefer)
             finals: list[tuple[Tried, Json]] = []
             done, error = work.publish(
-                ranked, dataclasses.replace(base, max_drop=max_drop, write_recipe=recipe), finals
+                ranked, dataclasses.replace(base, max_drop=max_drop if data else None, write_recipe=recipe), finals
             )
         except KeyboardInterrupt:
             raise _interrupted(search) from None
@@ -174,10 +177,6 @@ def tune(
 
 def _beside(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix('.satchel')}.recipe.toml")
-
-
-def _train_rows(prepared: Prepared) -> int:
-    return 0
 
 
 def _digest(prepared: Prepared, space: Space) -> str:
@@ -299,7 +298,7 @@ class _Work:
             number,
             dict(point),
             figures,
-            found.get("accuracy"),
+            _judged(found),
             gate,
             f"{error.what} {error.why}" if error else "",
             error.exit_code if error else 0,
@@ -331,7 +330,7 @@ class _Work:
 
     def _drop(self, found: Json) -> float | None:
         """Points of accuracy; without data the distance that parity found, of a hundred."""
-        accuracy = found.get("accuracy")
+        accuracy = _judged(found)
         if accuracy:
             self.judged_on = f"{accuracy['n']} rows held out of training, by {accuracy['metric']}"
             return None if accuracy["drop"] is None else float(accuracy["drop"])
@@ -364,7 +363,10 @@ class _Work:
         for point in self.history.space.first:
             out = self.scratch / "anchor.satchel"
             options = options_of(
-                point, dataclasses.replace(self._base, data=None, held_out=False), out=out, keep_failed=True
+                point,
+                dataclasses.replace(self._base, data=None, columns=None, held_out=False),
+                out=out,
+                keep_failed=True,
             )
             try:
                 with self._told("the graph that all are run in turn with") as progress:
@@ -445,6 +447,11 @@ def _nearest(tried: Sequence[Tried], limits: Limits) -> SatchelError:
         f"{limit:g} allowed",
         fix="raise that budget, or give the search more --minutes; its trials are kept, and serve other budgets too",
     )
+
+
+def _judged(found: Json) -> Json:
+    """The metric that the accuracy gate judges: the first."""
+    return next(iter((found.get("accuracy") or {}).values()), None)
 
 
 def _shipped(report: Json) -> Json:

@@ -72,10 +72,6 @@ def _dots(axes: Any, rows: Sequence[Json], plain: Json) -> None:  # Any: matplot
     kept = {each["number"]: _kept(each) for each in rows}
     largest = max(each["figures"]["size_mb"] for each in rows)
     pareto = [each for each in rows if each["number"] in plain["pareto"]]
-    line = sorted(pareto, key=lambda each: each["figures"]["latency_ms"])
-    if len(line) > 1:
-        xs, ys = [each["figures"]["latency_ms"] for each in line], [kept[each["number"]] for each in line]
-        axes.plot(xs, ys, color=_PARETO, linewidth=1, alpha=0.5, zorder=1)
     groups = (
         (
             "over a budget, or beaten by another",
@@ -135,9 +131,10 @@ def _values(rows: Sequence[Json], kept: Json) -> tuple[list[float], list[float]]
 
 def _scale(axes: Any, rows: Sequence[Json], kept: Json, plain: Json) -> None:
     metric = next((each["accuracy"]["metric"] for each in rows if each["accuracy"]), None)
-    axes.set_ylabel(f"{metric} on {plain['judged_on']}" if metric else "likeness to the model, of 100 (parity)")
-    if metric:
-        axes.set_ylabel(f"{metric.replace('_', ' ')}, rows held out of training")
+    words = (
+        f"{metric.replace('_', ' ')}, rows held out of training" if metric else "likeness to the model, of 100 (parity)"
+    )
+    axes.set_ylabel(words)
     xs, ys = _values(rows, kept)
     if max(xs) > 5 * min(xs):
         axes.set_xscale("log")
@@ -163,6 +160,7 @@ def _scale(axes: Any, rows: Sequence[Json], kept: Json, plain: Json) -> None:
         axes.annotate(
             "max drop", (axes.get_xlim()[1], floor), (-4, 4), textcoords="offset points", color=_MUTED, ha="right"
         )
+    axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.set_xlabel("milliseconds, longest measured input")
 
 

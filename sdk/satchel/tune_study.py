@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import random
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ Json = Any  # what `json.loads` gives back
 
 OBJECTIVES = ("drop", "latency_ms", "size_mb")
 _GATES = "gates"  # the constraint that a gate refused it
-_REPEATS = 20  # proposals of what was tried already, until an untried point is drawn instead
+_REPEATS = 3  # proposals of what was tried already, until an untried point is drawn instead
 _STARTUP = 8  # drawn at random after the first ones, before the sampler models what it has seen
 
 
@@ -150,7 +151,7 @@ def open_search(file: Path, about: str, space: Space, limits: Limits, seed: int)
     name = f"{about} {json.dumps(dataclasses.asdict(limits))}"
     with _locked(file):
         try:
-            storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+            storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": lambda: _connect(file)})
             known = optuna.get_all_study_names(storage)
             study = optuna.create_study(
                 study_name=name, storage=storage, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
@@ -176,6 +177,14 @@ def open_search(file: Path, about: str, space: Space, limits: Limits, seed: int)
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Optuna writes a dozen times per trial; with a log that is written ahead a slow disk is not waited for each time."""
+    connection = sqlite3.connect(file, timeout=30, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
 
 
 def _take_over(study: Any, other: Any, limits: Limits) -> None:  # Any: optuna studies
@@ -241,4 +250,4 @@ def _optuna() -> Any:  # Any: a module without types
 
 def _storage_errors() -> tuple[type[Exception], ...]:
     alchemy: Any = need("sqlalchemy.exc", extra="tune", to="search", of="satchel")
-    return (alchemy.SQLAlchemyError, _optuna().exceptions.StorageInternalError)
+    return (sqlite3.Error, alchemy.SQLAlchemyError, _optuna().exceptions.StorageInternalError)

@@ -31,7 +31,7 @@ def _entities(labels: Sequence[str | None]) -> set[Any]:  # Any: tuples of seqev
 
 
 def _f1_of(total: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(2 * total[:, 0] / total[:, 1])
+    return np.asarray(np.nan_to_num(2 * total[:, 0] / total[:, 1]))
 
 
 def _entity_rows(targets: Targets, answers: Sequence[Sequence[str | None]]) -> np.ndarray:

@@ -31,7 +31,7 @@ def frozen_body(
             "Cannot train a head only.", why="the model has no head apart from its body", fix="leave --head-only out"
         )
     body.requires_grad_(False)
-    model.eval()
+    torch.nn.Module.eval(model)  # transformers' own has no types
     kept: list[Any] = []
     with torch.no_grad():
         for batch in batches:

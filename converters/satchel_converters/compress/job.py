@@ -7,7 +7,7 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,8 +210,8 @@ def _distil(
         wanted.embedding if wanted.embedding is not None else float(similar),
         wanted.hidden,
     )
-    teacher.to(device).eval().requires_grad_(False)
-    student.to(device)
+    torch.nn.Module.to(teacher, device).requires_grad_(False)  # transformers' own has no types
+    torch.nn.Module.to(student, device)
     _check_widths(objective, teacher, student, rows[0].to(device), weights)
     if derived:  # they are the teacher's own, most of the parameters, and the same for both
         student.get_input_embeddings().requires_grad_(False)
@@ -312,7 +312,8 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
     torch.manual_seed(asked.seed)
     model = load_headed(job.source, job.task, labels)
     if (job.folder / "preprocessor_config.json").is_file():
-        processor = transformers.AutoImageProcessor.from_pretrained(job.folder, backend="pil", local_files_only=True)
+        images: Any = transformers.AutoImageProcessor  # Any: it has no types
+        processor = images.from_pretrained(job.folder, backend="pil", local_files_only=True)
     else:
         processor = transformers.AutoTokenizer.from_pretrained(
             job.folder, local_files_only=True, trust_remote_code=job.source.trust_remote_code
@@ -323,7 +324,7 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
     objective = Objective(open_task(job.task, made, processor, asked.max_length), model, asked.seed)
     rows, held_out = (objective.batches(each, asked.batch) for each in job.split())
     device = _device()
-    model.to(device)
+    torch.nn.Module.to(model, device)
     fixed = asked.minutes is not None or asked.steps is not None
     epochs = asked.epochs or (None if fixed else 60.0 if asked.head_only else 3.0)
     schedule = Schedule(
@@ -341,14 +342,17 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
     def hard(said: Said, batch: Batch) -> torch.Tensor | None:
         return hard_loss(objective.kind, said, [each.to(device) for each in batch.targets])
 
+    ask: dict[str, Callable[[int], Said]]
     if asked.head_only:
         both = [each.to(device) for each in (*rows, *held_out)]
         job.tell("features", "the body runs once", total=len(both))
         said = frozen_body(model, objective, both, lambda: job.tell("features", step=1))
         ask = {"rows": said, "held_out": lambda number: said(len(rows) + number)}
     else:
-        ask = {"rows": lambda number: objective.ask(model, rows[number].to(device))}
-        ask["held_out"] = lambda number: objective.ask(model, held_out[number].to(device))
+        ask = {
+            "rows": lambda number: objective.ask(model, rows[number].to(device)),
+            "held_out": lambda number: objective.ask(model, held_out[number].to(device)),
+        }
     history = train(
         model,
         rows,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .show import as_json, names, numbers, progress_on_stderr, table
+from .show import as_json, columns, names, numbers, progress_on_stderr, table
 
 if TYPE_CHECKING:
     from ..compared import Compared
@@ -27,6 +27,10 @@ __all__ = ["compare"]
 @click.option("--opset", type=int, help="An older ONNX opset than the device's engine reads.")
 @click.option("--sequence-length", type=int, help="Cut texts at this many tokens.")
 @click.option("--threads", type=int, help="Threads of the engine on the device.")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled rows that candidates are judged on.")
+@click.option("--columns", callback=columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars.")
+@click.option("--drop-overlaps", is_flag=True, help="Leave rows out of training that evaluation has as well.")
+@click.option("--max-drop", type=float, help="Refuse what loses more points on the data than this.")
 @click.option("--max-latency-ms", type=float, help="Refuse above this, at the longest input that the gate measures.")
 @click.option("--max-size-mb", type=float, help="Refuse a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse a higher peak of a fresh process, in MiB.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from .show import as_json, progress_on_stderr, size, table
+from .show import as_json, columns, progress_on_stderr, size, table
 
 __all__ = ["convert", "show"]
 
@@ -35,6 +35,12 @@ __all__ = ["convert", "show"]
 @click.option("--toolchain", help="Convert in this toolchain's own environment (satchel toolchain list).")
 @click.option("--max-convert-memory-mb", type=float, help="Stop a step that takes more memory than this, in MiB.")
 @click.option("--max-convert-seconds", type=float, help="Stop a step of the conversion that takes longer.")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled rows that candidates are judged on (exit 11).")
+@click.option("--columns", callback=columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars.")
+@click.option("--drop-overlaps", is_flag=True, help="Leave rows out of training that evaluation has as well.")
+@click.option("--max-drop", type=float, help="Refuse (exit 11) what loses more points on the data, e.g. 1.0.")
+@click.option("--prune", help="Remove parts first, e.g. vocabulary,ffn=0.5 (docs/pruning.md); --data decides which.")
+@click.option("--distill", help="Learn from the original, e.g. layers=3,epochs=3 (docs/distillation.md).")
 @click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
 @click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")

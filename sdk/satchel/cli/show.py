@@ -13,7 +13,7 @@ import click
 
 from ..progress import Progress
 
-__all__ = ["as_json", "key_values", "names", "numbers", "progress_on_stderr", "size", "table"]
+__all__ = ["as_json", "columns", "key_values", "names", "numbers", "progress_on_stderr", "size", "table"]
 
 _WIDE = 160  # columns where stdout is no terminal: a log cuts nothing
 
@@ -111,6 +111,13 @@ def _lines() -> Callable[[Progress], None]:
 def key_values(title: str, values: Mapping[str, str]) -> None:
     """A two-column table of what is known."""
     table(title, ("", ""), [(key, value) for key, value in values.items()])
+
+
+def columns(ctx: click.Context, param: click.Parameter, given: str | None) -> Mapping[str, str] | None:
+    """`--columns text=review,label=stars`."""
+    from ..data import parse_columns
+
+    return parse_columns(given) if given is not None else None
 
 
 def numbers(given: str) -> tuple[int, ...]:

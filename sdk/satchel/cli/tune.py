@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .show import as_json, names, progress_on_stderr, size, table
+from .show import as_json, columns, names, progress_on_stderr, size, table
 
 if TYPE_CHECKING:
     from ..tuned import Tuned
@@ -19,7 +19,8 @@ __all__ = ["tune"]
 @click.argument("model")
 @click.option("--device", required=True, help="A device profile (satchel devices), or the path of one in TOML.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled rows; without them nothing is pruned.")
-@click.option("--columns", metavar="PART=COLUMN,…", help="Which columns of the data are which part of the task.")
+@click.option("--columns", callback=columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars.")
+@click.option("--drop-overlaps", is_flag=True, help="Leave out training rows that evaluation has as well.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: <model>.satchel]")
 @click.option("--max-drop", type=float, help="Points of accuracy that may be lost.")
 @click.option("--max-latency-ms", type=float, help="Budget, at the longest measured input.")
@@ -45,7 +46,9 @@ __all__ = ["tune"]
 @click.option("--no-cache", is_flag=True, help="Capture and export again, even if an earlier run did.")
 @click.option("--json", "json_", is_flag=True, help="The search on stdout, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def tune(model: str, plot: Path | None, no_cache: bool, json_: bool, quiet: bool, **given: Any) -> None:
+def tune(
+    model: str, columns: str | None, plot: Path | None, no_cache: bool, json_: bool, quiet: bool, **given: Any
+) -> None:
     """Search for the fastest bundle of MODEL that meets the budgets, and write the recipe that makes it again.
 
     Tries formats, schemes, pruning with distillation, and threads. Run it again and it goes on where it was. The exit code
@@ -89,7 +92,7 @@ def _show(found: Tuned) -> None:
     for reason in found.left_out:
         click.echo(f"  not tried: {reason}")
     for number, report in found.finals:
-        accuracy = report.get("accuracy")
+        accuracy = next(iter((report.get("accuracy") or {}).values()), None)
         said = f", {accuracy['metric']} {accuracy['value']:.4f}, drop {accuracy['drop']:.2f} points" if accuracy else ""
         ends = f"refused: {report['error']['why']}" if report["error"] else "passed"
         click.echo(f"\ntrial {number} made again under all budgets, {size(report.get('size_bytes'))}{said}: {ends}")
