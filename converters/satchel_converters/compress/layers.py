@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from satchel_runtimes.errors import UsageError
 
 from .heads import attentions
-from .importance import stop_at_nan
 from .sites import answer, block_of, unsupported
 
-__all__ = ["evenly", "keep_layers", "stack_of", "taylor_of_layers", "to_keep"]
-
-Batch = TypeVar("Batch")
+__all__ = ["evenly", "keep_layers", "stack_of", "to_keep"]
 
 
 def to_keep(total: int, removed: float) -> int:
@@ -93,38 +88,3 @@ def keep_layers(model: PreTrainedModel, kept: Sequence[int]) -> None:
         raise unsupported(
             model, "layers", f"without them it does not run: {str(error).splitlines()[0][:200]}"
         ) from None
-
-
-def taylor_of_layers(
-    model: PreTrainedModel, batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor]
-) -> Tensor:
-    """First-order Taylor scores of the layers: a gate on what each adds to its input."""
-    name, total = stack_of(model)
-    stack = model.base_model.get_submodule(name)
-    gates = [torch.ones((), requires_grad=True) for _ in range(total)]
-    handles = []
-    assert isinstance(stack, nn.ModuleList)
-    for layer, gate in zip(stack, gates, strict=True):
-
-        def hook(
-            module: nn.Module, given: tuple[Tensor, ...], named: dict[str, Tensor], out: Tensor, gate: Tensor = gate
-        ) -> object:
-            before = given[0] if given else named["hidden_states"]
-            first, *others = out if isinstance(out, tuple) else (out,)
-            after = before + gate * (first - before)
-            return (after, *others) if isinstance(out, tuple) else after
-
-        handles.append(layer.register_forward_hook(hook, with_kwargs=True))
-    scores = torch.zeros(total, dtype=torch.float64)
-    was_training = model.training
-    model.train(False)
-    try:
-        for count, batch in enumerate(batches, start=1):
-            value = loss(model, batch)
-            stop_at_nan(value, f"batch {count}")
-            scores += torch.stack(torch.autograd.grad(value, gates)).abs().double()
-    finally:
-        model.train(was_training)
-        for handle in handles:
-            handle.remove()
-    return scores

@@ -39,12 +39,7 @@ def learn(
     """
     scores = [nn.Parameter(torch.zeros(site.units)) for site in sites]
     weights = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": weights, "lr": how.learning_rate},
-            {"params": scores, "lr": how.score_rate, "weight_decay": 0.0},
-        ]
-    )
+    optimizer = torch.optim.AdamW(weights, lr=how.learning_rate)
     masks: list[Tensor] = []
 
     def open_gate(number: int, value: Tensor) -> Tensor:
@@ -65,8 +60,15 @@ def learn(
                 value.backward()  # type: ignore[no-untyped-call]  # torch's own is not typed
                 nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
+                # Plain accumulation, as the paper defines the scores. Adam makes a large movement and a small one alike:
+                # with four neurons made harmful, removing by its scores left the loss at 2.34 of 2.36, these at 1.30.
+                with torch.no_grad():
+                    for score in scores:
+                        if score.grad is not None:
+                            score.sub_(score.grad)
+                            score.grad = None
                 if (step + 1) % max(how.steps // 10, 1) == 0:
-                    tell(f"movement pruning {step + 1}/{how.steps}: loss {float(value):.4f}, {share:.0%} of the way")
+                    tell(f"movement pruning {step + 1}/{how.steps}: loss {value.item():.4f}, {share:.0%} of the way")
     finally:
         model.train(was_training)
         optimizer.zero_grad()

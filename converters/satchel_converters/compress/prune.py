@@ -83,8 +83,7 @@ class Movement:
     """How the scores of movement pruning are learned, together with the weights."""
 
     steps: int = 200
-    learning_rate: float = 2e-5  # of the weights
-    score_rate: float = 1e-2  # of the scores
+    learning_rate: float = 2e-5  # of the weights; scores have none, since only their order counts
     warmup: float = 0.1  # the share of the steps before anything is masked
     cooldown: float = 0.2  # the share of the steps at the final sparsity
     seed: int = 0
