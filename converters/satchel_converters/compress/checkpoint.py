@@ -5,6 +5,7 @@ safetensors holds all of it, so loading one runs no code; a new file takes the p
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -41,7 +42,8 @@ def write_checkpoint(file: Path, checkpoint: Checkpoint) -> None:
         beside.write_bytes(save(tensors, {"figures": json.dumps(checkpoint.figures)}))
         os.replace(beside, file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise SatchelError(
             f"Cannot write the checkpoint {file}.",

@@ -250,7 +250,6 @@ def _distil(
         seed=job.seed if wanted.seed is None else wanted.seed,
         patience=wanted.patience,
         dropout=False,
-        evaluations=None if wanted.length else 10,
     )
     return train(
         student, rows, loss, score, schedule, job.tell, stage="distil", checkpoint=job.checkpoint, run=job.raw["run"]
@@ -335,7 +334,6 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
         head_rate=None if asked.learning_rate else _HEAD_RATE,
         seed=asked.seed,
         patience=max(asked.patience, 10) if asked.head_only else asked.patience,
-        evaluations=None if epochs else 10,
         dropout=not asked.head_only,
     )
 
