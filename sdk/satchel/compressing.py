@@ -22,6 +22,7 @@ from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_runtimes.bundle import cache_folder
 from satchel_runtimes.errors import UsageError
+from satchel_runtimes.examples import Example
 from satchel_runtimes.tasks import task_class
 
 from .data import Labels, read_data
@@ -87,13 +88,17 @@ def compress_model(
     data: Path | None,
     task: str | None,
     columns: dict[str, str] | None,
+    drop_overlaps: bool,
     reporter: Reporter,
     room: Room = HERE,
 ) -> Path:
     """`satchel compress`: the smaller model as a Hugging Face folder."""
     source = find_source(model)
     task = tasks_for(source, task)[0]
-    rows = read_data(data, task_class(task), Labels.of(source.config), columns=columns).train if data else ()
+    rows: tuple[Example, ...] = ()
+    if data is not None:
+        labels = Labels.of(source.config)
+        rows = read_data(data, task_class(task), labels, columns=columns, drop_overlaps=drop_overlaps).train
     _check_rows(wanted, len(rows))
     return compress(source, task, wanted, rows, (), out, reporter.tell, reporter.cancel, room)
 
@@ -105,11 +110,13 @@ def train_model(
     data: Path,
     task: str,
     columns: dict[str, str] | None,
+    drop_overlaps: bool,
     reporter: Reporter,
     room: Room = HERE,
 ) -> Path:
     """`satchel train`: the model, or only a head on it, trained on the labels of the data."""
-    rows = read_data(data, task_class(task), columns=columns).rows("train", to="train")
+    found = read_data(data, task_class(task), columns=columns, drop_overlaps=drop_overlaps)
+    rows = found.rows("train", to="train")
     return fine_tune(find_source(model), task, wanted, rows, (), out, reporter.tell, reporter.cancel, room)
 
 

@@ -43,7 +43,7 @@ class ImageClassification(ImageTask):
     optional = frozenset({"label"})
     target = "label"
     metrics = ("accuracy", "f1_micro", "f1_macro", "top_5")
-    reply_options: Mapping[str, Any] = {"top_k": None}
+    reply_options = {"top_k": None}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)

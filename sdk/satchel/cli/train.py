@@ -9,22 +9,18 @@ from typing import Any
 import click
 
 from .show import as_json, progress_on_stderr
+from .show import columns as show_columns
 
 __all__ = ["compress", "train"]
-
-
-def _columns(context: click.Context, option: click.Parameter, given: str | None) -> dict[str, str] | None:
-    from ..data import parse_columns
-
-    return parse_columns(given) or None
 
 
 @click.command()
 @click.argument("model")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Labelled rows; docs/data.md.")
 @click.option(
-    "--columns", callback=_columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars."
+    "--columns", callback=show_columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars."
 )
+@click.option("--drop-overlaps", is_flag=True, help="Leave rows out of training that evaluation has as well.")
 @click.option("--task", required=True, help="What it learns (satchel tasks).")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder of the trained model.")
 @click.option("--head-only", is_flag=True, help="Leave the body as it is: seconds to minutes instead of hours.")
@@ -42,6 +38,7 @@ def train(
     model: str,
     data: Path,
     columns: dict[str, str] | None,
+    drop_overlaps: bool,
     task: str,
     out: Path,
     json_: bool,
@@ -60,7 +57,7 @@ def train(
 
     wanted = FineTune(**given)
     with progress_on_stderr(quiet=quiet) as progress:
-        made = train_model(model, out, wanted, data, task, columns, Reporter(progress, None))
+        made = train_model(model, out, wanted, data, task, columns, drop_overlaps, Reporter(progress, None))
     _show(made, json_)
 
 
@@ -70,8 +67,9 @@ def train(
 @click.option("--distill", help="How it learns back, e.g. layers=3,epochs=3 (docs/distillation.md).")
 @click.option("--data", type=click.Path(path_type=Path), help="Rows that it learns from.")
 @click.option(
-    "--columns", callback=_columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars."
+    "--columns", callback=show_columns, metavar="A=B,…", help="Columns of the data, e.g. text=review,label=stars."
 )
+@click.option("--drop-overlaps", is_flag=True, help="Leave rows out of training that evaluation has as well.")
 @click.option("--task", help="The main task; inferred from the model by default.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The folder of the smaller model.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
@@ -84,6 +82,7 @@ def compress(
     distill: str | None,
     data: Path | None,
     columns: dict[str, str] | None,
+    drop_overlaps: bool,
     task: str | None,
     out: Path,
     seed: int,
@@ -105,7 +104,7 @@ def compress(
     if wanted is None:
         raise UsageError("There is nothing to compress.", why="neither --prune nor --distill is given", fix="add one")
     with progress_on_stderr(quiet=quiet) as progress:
-        made = compress_model(model, out, wanted, data, task, columns, Reporter(progress, None))
+        made = compress_model(model, out, wanted, data, task, columns, drop_overlaps, Reporter(progress, None))
     _show(made, json_)
 
 
