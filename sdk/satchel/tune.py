@@ -286,6 +286,10 @@ class _Work:
             error = refusal
         self._count(error)
         found = reports[-1]["candidates"][-1] if reports and reports[-1]["candidates"] else {}
+        if error is not None and any(
+            each["status"] == "refused" and each["where"] == "reference" for each in found.get("verdicts", ())
+        ):
+            raise error  # the model itself cannot do it: every other trial would say the same
         figures = self._figures(found, out)
         shutil.rmtree(out, ignore_errors=True)
         missing = [name for name in ("drop", "latency_ms", "size_mb") if not math.isfinite(figures.get(name, math.nan))]
