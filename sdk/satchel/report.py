@@ -86,7 +86,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
             "parity": {task: dict(parity.figures) for task, parity in evidence.reference.items()},
             "parity_in_batches": {task: dict(parity.figures) for task, parity in evidence.batched.items()},
             "shape": evidence.shape or None,
-            "accuracy": {each.metric: dataclasses.asdict(each) for each in evidence.metrics},
+            "accuracy": {each.metric: each.to_plain() for each in evidence.metrics},
             "latency_ms": {str(tokens): dataclasses.asdict(each) for tokens, each in evidence.latency.items()},
             "speedup": {str(tokens): dataclasses.asdict(each) for tokens, each in evidence.speedup.items()},
             "estimate_ms": {str(tokens): value for tokens, value in evidence.estimate_ms.items()},
