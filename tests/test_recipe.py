@@ -192,7 +192,7 @@ class TestAuto:
 
         (report,) = reports
         assert [each["passed"] for each in report["candidates"]] == [True, True]
-        assert report["chosen"]["why"].startswith("the fastest of 2 that pass every gate, run in turn here")
+        assert report["choice"].startswith("the fastest of 2 that pass every gate, run in turn here")
         assert report["recipe"]["quantize"] == "fp32"
         manifest = open_bundle(done.bundle).manifest
         assert (manifest.target.format, manifest.target.scheme) == (
@@ -220,7 +220,7 @@ class TestAuto:
         report = json.loads(done.stdout)
         assert done.returncode == 0
         assert report["chosen"]["scheme"] == "int8-dynamic"
-        assert "by estimate from the facts of raspberry-pi-5, which this machine is not" in report["chosen"]["why"]
+        assert "by estimate from the facts of raspberry-pi-5, which this machine is not" in report["choice"]
 
     def test_a_candidate_that_a_gate_refuses_takes_no_part(
         self, tiny: Path, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

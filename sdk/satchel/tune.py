@@ -386,6 +386,9 @@ class _Work:
     def _left(self) -> float:
         return self.minutes * 60 - (time.monotonic() - self.began)
 
+    def _left_words(self) -> str:
+        return f"{max(0.0, self._left()) / 60:.0f} min left"
+
     @contextlib.contextmanager
     def _told(self, words: str) -> Iterator[Callback | None]:
         """The progress of a trial, as one stage of the search."""
@@ -397,11 +400,14 @@ class _Work:
         said = f"best {words_of(best.point)}: {_figure_words(best)}" if best else "none meets the budgets yet"
         total = max(self.at_most or 0, len(tried) + 1)
 
+        message = f"{words}; {said}"
+        if self.at_most is None or len(tried) < self.at_most:
+            message += f"; {self._left_words()}"  # as it begins: a log has one line for each trial
+
         def tell(news: Progress) -> None:
-            left = f"{max(0.0, self._left()) / 60:.0f} min left"
-            message = f"{words}; {said}; {left}"
             elapsed = time.monotonic() - self.began
-            callback(Progress("search", message, len(tried), total, elapsed, f"{news.stage}: {news.message}"))
+            detail = f"{self._left_words()}; {news.stage}: {news.message}"
+            callback(Progress("search", message, len(tried), total, elapsed, detail))
 
         yield tell
 
