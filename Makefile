@@ -84,6 +84,11 @@ benchmarks: install
 	$(BIN)/python benchmarks/predict_overhead.py
 	$(BIN)/python benchmarks/int8_speed.py
 	$(BIN)/python benchmarks/tflite_speed.py
+	$(BIN)/python benchmarks/quantize_minilm.py
+	$(BIN)/python benchmarks/quantize_minilm_tflite.py
+	$(BIN)/python benchmarks/efficientnet_int8.py
+	$(BIN)/python benchmarks/ffn_half.py
+	$(BIN)/python benchmarks/reuters.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/convert_tflite.py
 	$(BIN)/python benchmarks/convert_vs_optimum.py
