@@ -21,6 +21,7 @@ from tests.conversions import append_node, command, damage, digests, run, tail_o
 from satchel.cli import _COMMANDS
 from satchel.convert import convert
 from satchel.trial import machine_kind
+from satchel_converters.format import format_of, list_formats
 from satchel_device_profiles import list_profiles
 from satchel_runtimes import load
 from satchel_runtimes.bundle import sha256_of
@@ -372,7 +373,8 @@ class TestJson:
         if name == "tasks":
             assert [each["name"] for each in found] == list(list_tasks())
         if name == "formats":
-            assert [each["name"] for each in found[0]["schemes"]] == ["fp32", "fp16", "int8-dynamic", "int8-weights"]
+            assert [each["name"] for each in found] == list(list_formats())
+            assert [each["name"] for each in found[0]["schemes"]] == list(format_of("onnx").schemes)
         if name == "doctor":
             assert {each["name"] for each in found["packages"]} >= {"torch", "onnxruntime", "tokenizers"}
             assert all(each["version"] or each["fix"] for each in found["packages"])
