@@ -43,6 +43,12 @@ class Accuracy:
     most: float | None = 1.0  # None: no end
     higher_is_better: bool = True
 
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON knows it, which has no NaN and no infinity."""
+        plain: dict[str, Any] = dataclasses.asdict(self)
+        odd = (name for name, value in plain.items() if isinstance(value, float) and not np.isfinite(value))
+        return {**plain, **dict.fromkeys(odd)}
+
     @property
     def reference_at_chance(self) -> bool:
         """Whether the reference is not surely better than a constant answer."""

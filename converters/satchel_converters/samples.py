@@ -6,6 +6,7 @@ Short and long, many languages, and what users really type. They are written for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.tasks import task_class
@@ -137,8 +138,13 @@ CALIBRATION_TEXTS: tuple[str, ...] = (
 )
 
 
-def golden_items(tasks: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:
-    """The built-in inputs in the form of each task, every task with all of its kind."""
+def golden_items(tasks: Sequence[str], facts: ModelFacts, own: Sequence[Any] = ()) -> list[GoldenItem]:
+    """The built-in inputs in the form of each task, every task with all of its kind; a user's own for the main task.
+
+    What a classifier of news says to a recipe is chance, and quantization may change it; what it says to news, it may not.
+    """
+    if own:
+        return [GoldenItem(tasks[0], each, {}) for each in own] + golden_items(tasks[1:], facts)
     chosen = {"text": TEXTS, "image": PICTURES}
     return [item for name in tasks for item in _items(name, chosen[task_class(name).modality], facts)]
 

@@ -47,6 +47,7 @@ class Job:
     tasks: tuple[str, ...]
     plan: Plan  # of the format's fp32, or of a scheme that its export makes
     max_length: int | None = None
+    golden: tuple[Any, ...] = ()  # inputs of the main task in place of the built-in ones; Any: as JSON holds them
     kit: bool = False  # traced for a compiler on another machine, instead of the format's own export
     room: Room = HERE  # the worker is not told; it is in it
 
@@ -113,7 +114,7 @@ def source_from_plain(raw: Mapping[str, Any]) -> SourceModel:
 
 def _write_job(job: Job, folder: Path) -> None:
     plan = to_plain(job.plan)
-    rest = {"tasks": job.tasks, "plan": plan, "max_length": job.max_length, "kit": job.kit}
+    rest = {"tasks": job.tasks, "plan": plan, "max_length": job.max_length, "golden": job.golden, "kit": job.kit}
     text = json.dumps({"source": job.source.to_job(), **rest})
     (folder / JOB).write_text(text)
 
@@ -135,7 +136,8 @@ def _read_items(file: Path) -> tuple[GoldenItem, ...]:
 def read_job(folder: Path) -> Job:
     raw = json.loads((folder / JOB).read_text())
     source = SourceModel.from_job(raw["source"])
-    return Job(source, tuple(raw["tasks"]), from_plain(Plan, raw["plan"]), raw["max_length"], raw["kit"])
+    plan = from_plain(Plan, raw["plan"])
+    return Job(source, tuple(raw["tasks"]), plan, raw["max_length"], tuple(raw["golden"]), raw["kit"])
 
 
 def run_worker(job: Job, folder: Path, tell: Tell, cancel: threading.Event | None = None) -> Stage:

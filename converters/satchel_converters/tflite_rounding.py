@@ -197,5 +197,6 @@ def _has_bias(operator: Any) -> bool:
 
 def _short(path: str) -> str:
     """`encoder.layer.0.output.dense` from the classes and names that litert-torch writes."""
-    parts = [part.split(";")[0].rpartition(".")[2].lstrip("_").partition("_")[2] for part in path.split("/")]
-    return ".".join(parts[parts.index("inner") + 1 :] if "inner" in parts else [part for part in parts if part])
+    last = path.rpartition("_inner/")[2]  # of operators that were fused, the one with the weights
+    parts = [part.split(";")[0].rpartition(".")[2].lstrip("_").partition("_")[2] for part in last.split("/")]
+    return ".".join(part for part in parts if part)

@@ -67,7 +67,7 @@ def _run(folder: Path) -> None:
     processors = _save_processors(loaded.processor, job.source, folder, twin.config)
     facts = _facts(job.source, job.tasks[0], loaded.processor, job.max_length, twin.graphs)
     entries = [task_class(name).entry(facts) for name in job.tasks]
-    items = golden_items(job.tasks, facts)
+    items = golden_items(job.tasks, facts, job.golden)
     processors += write_pictures(job.tasks, folder)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))

@@ -341,7 +341,8 @@ def _value(kind: Any, raw: Json, at: str, where: str) -> Any:  # Any: annotation
         if raw is None and type(None) in inner:
             return None
         for choice in inner:
-            if choice is not type(None) and (dataclasses.is_dataclass(choice) or _is_plain(choice, raw)):
+            fits = dataclasses.is_dataclass(choice) or (get_origin(choice) is dict and isinstance(raw, Mapping))
+            if choice is not type(None) and (fits or _is_plain(choice, raw)):
                 return _value(choice, raw, at, where)
     elif origin is tuple and isinstance(raw, list):
         return tuple(_value(inner[0], each, f"{at}[{i}]", where) for i, each in enumerate(raw))

@@ -41,7 +41,8 @@ class Stages:
         if key not in self._made:
             options = self._prepared.options
             room = self._rooms[plan.format]
-            job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length, room=room)
+            own = self._prepared.golden
+            job = Job(self._prepared.source, self._prepared.tasks, plan, options.sequence_length, own, room=room)
             try:
                 self._made[key], _ = stage_for(job, self._reporter.tell, self._reporter.cancel, use_cache=options.cache)
             except SatchelError as error:

@@ -44,7 +44,7 @@ class Evaluation:
 
     def to_plain(self) -> dict[str, Any]:
         plain: dict[str, Any] = to_plain(self)
-        return plain
+        return {**plain, "metrics": [each.to_plain() for each in self.metrics]}
 
     @property
     def error(self) -> AccuracyError | None:

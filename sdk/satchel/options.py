@@ -27,6 +27,7 @@ __all__ = ["AUTO", "Candidate", "Options", "Prepared", "prepare"]
 
 PREFERENCES = ("latency", "size")
 IO_DTYPES = ("float32", "int8")
+_GOLDEN_ROWS = 64
 _CALIBRATION_ROWS = (8, 256)  # fewer leave ranges to luck; more than these change little and take long
 LIMITS = ("max_convert_memory_mb", "max_convert_seconds")
 AUTO = "auto"  # of `quantize`: all schemes, and of those that pass the fastest, or the smallest with prefer="size"
@@ -108,6 +109,17 @@ class Prepared:
     def reference(self) -> SourceModel:
         """The model that answers on the user's data are compared with."""
         return self.original or self.source
+
+    @property
+    def golden(self) -> tuple[Any, ...]:
+        """Inputs of the data that the bundle is proved on and carries; none where the built-in ones serve better.
+
+        That is where there are too few for the limits of int8, where a row alone is no input of `predict` (a pair, a text
+        that is to be masked), and for pictures, which are files.
+        """
+        rows = self.data.evaluation if self.data is not None and task_class(self.tasks[0]).rows_are_inputs else ()
+        own = sample([each for each in rows if isinstance(each.input, (str, Mapping))], _GOLDEN_ROWS)
+        return tuple(each.input for each in own) if len(own) >= _GOLDEN_ROWS else ()
 
 
 def names_of(options: Options) -> tuple[Path, Path]:

@@ -13,7 +13,7 @@ from satchel_converters.format import Artifact, Plan, format_of
 from satchel_converters.stage import INPUTS, REFERENCE_GOLDEN, Stage
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.golden import records_to_bytes
-from satchel_runtimes.manifest import MANIFEST_NAME, FileDigest, Golden, Manifest, Measured, Source, Target, to_plain
+from satchel_runtimes.manifest import MANIFEST_NAME, FileDigest, Golden, Manifest, Measured, Source, Target
 from satchel_runtimes.parity import Record
 
 from .gates import Evidence, Verdict
@@ -79,7 +79,7 @@ def seal(
             parity={task: {k: round(v, 6) for k, v in p.figures.items()} for task, p in evidence.reference.items()},
             latency_ms={str(tokens): dataclasses.asdict(each) for tokens, each in evidence.latency.items()},
             peak_rss_bytes=evidence.peak_rss_bytes,
-            accuracy={each.metric: to_plain(each) for each in evidence.metrics} or None,
+            accuracy={each.metric: each.to_plain() for each in evidence.metrics} or None,
             verdicts={each.gate: each.status for each in verdicts},
         )
     (folder / MANIFEST_NAME).write_text(dataclasses.replace(manifest, measured=measured, failed=failed).to_json())

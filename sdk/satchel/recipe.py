@@ -50,7 +50,9 @@ def options_from(recipe: Path | None, given: Mapping[str, Any]) -> Options:
             raise UsageError(
                 f"Cannot convert without a {name}.",
                 why=f"none is named {where}".rstrip(),
-                fix=f'add {name} = "…" to {recipe}' if recipe is not None else f"name a {name}, or a recipe",
+                fix=f'add {name} = "…" to {recipe}'
+                if recipe is not None
+                else f"name one ({'MODEL' if name == 'model' else '--device'}), or a --recipe that does",
             )
     if isinstance(named.get("columns"), str):  # as the command line has them
         named["columns"] = parse_columns(named["columns"])

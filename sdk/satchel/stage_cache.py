@@ -110,6 +110,7 @@ def _key(job: Job) -> str:
         # of a scheme that the export itself makes; a float32 stage serves every profile
         "int8_weights": None if job.plan.scheme.name == "fp32" else job.plan.int8_weights,
         "max_length": job.max_length,
+        "golden": job.golden,
         "kit": job.kit,
         "packages": _packages(job),
         "code": code_digest(),

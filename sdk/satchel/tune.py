@@ -286,6 +286,10 @@ class _Work:
             error = refusal
         self._count(error)
         found = reports[-1]["candidates"][-1] if reports and reports[-1]["candidates"] else {}
+        if error is not None and any(
+            each["status"] == "refused" and each["where"] == "reference" for each in found.get("verdicts", ())
+        ):
+            raise error  # the model itself cannot do it: every other trial would say the same
         figures = self._figures(found, out)
         shutil.rmtree(out, ignore_errors=True)
         missing = [name for name in ("drop", "latency_ms", "size_mb") if not math.isfinite(figures.get(name, math.nan))]
@@ -382,6 +386,9 @@ class _Work:
     def _left(self) -> float:
         return self.minutes * 60 - (time.monotonic() - self.began)
 
+    def _left_words(self) -> str:
+        return f"{max(0.0, self._left()) / 60:.0f} min left"
+
     @contextlib.contextmanager
     def _told(self, words: str) -> Iterator[Callback | None]:
         """The progress of a trial, as one stage of the search."""
@@ -393,11 +400,14 @@ class _Work:
         said = f"best {words_of(best.point)}: {_figure_words(best)}" if best else "none meets the budgets yet"
         total = max(self.at_most or 0, len(tried) + 1)
 
+        message = f"{words}; {said}"
+        if self.at_most is None or len(tried) < self.at_most:
+            message += f"; {self._left_words()}"  # as it begins: a log has one line for each trial
+
         def tell(news: Progress) -> None:
-            left = f"{max(0.0, self._left()) / 60:.0f} min left"
-            message = f"{words}; {said}; {left}"
             elapsed = time.monotonic() - self.began
-            callback(Progress("search", message, len(tried), total, elapsed, f"{news.stage}: {news.message}"))
+            detail = f"{self._left_words()}; {news.stage}: {news.message}"
+            callback(Progress("search", message, len(tried), total, elapsed, detail))
 
         yield tell
 

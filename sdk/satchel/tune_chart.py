@@ -93,17 +93,18 @@ def _dots(axes: Any, rows: Sequence[Json], plain: Json) -> None:  # Any: matplot
     if refused:
         xs, ys = [each["figures"]["latency_ms"] for each in refused], [kept[each["number"]] for each in refused]
         axes.scatter(xs, ys, s=45, marker="x", color=_OTHER, label="refused by a gate", zorder=3)
-    _names(axes, pareto, kept, plain["chosen"])
+    _names(axes, rows, pareto, kept, plain["chosen"])
     _scale(axes, rows, kept, plain)
 
 
-def _names(axes: Any, pareto: Sequence[Json], kept: Json, chosen: int | None) -> None:
+def _names(axes: Any, rows: Sequence[Json], pareto: Sequence[Json], kept: Json, chosen: int | None) -> None:
     """The chosen one in words; of the others the trial's number, where none stands too near."""
-    spans = [max(values) - min(values) or 1.0 for values in _values(pareto, kept)] if pareto else [1.0, 1.0]
+    xs, ys = _values(rows, kept)
+    wide, high = math.log(max(xs) / min(xs)) or 1.0, max(ys) - min(ys) or 1.0
     named: list[tuple[float, float]] = []
     for each in sorted(pareto, key=lambda each: each["number"] != chosen):
         at = (each["figures"]["latency_ms"], kept[each["number"]])
-        if any(abs(at[0] - x) < 0.04 * spans[0] and abs(at[1] - y) < 0.06 * spans[1] for x, y in named):
+        if any(abs(math.log(at[0] / x)) < 0.05 * wide and abs(at[1] - y) < 0.08 * high for x, y in named):
             continue
         named.append(at)
         own = each["number"] == chosen

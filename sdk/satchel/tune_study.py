@@ -85,8 +85,13 @@ class Search:
 
     @property
     def tried(self) -> tuple[Tried, ...]:
-        """All finished trials, in the order in which they were made."""
-        return tuple(_tried(each) for each in self._study.get_trials(deepcopy=False) if "tried" in each.user_attrs)
+        """All finished trials, numbered from 1 in the order in which they were made."""
+        return tuple(self._numbered().values())
+
+    def _numbered(self) -> dict[int, Tried]:
+        """By Optuna's own number, which counts repeats and what a kill cut off as well."""
+        made = [each for each in self._study.get_trials(deepcopy=False) if "tried" in each.user_attrs]
+        return {each.number: _tried(each, number) for number, each in enumerate(made, 1)}
 
     @property
     def anchor_ms(self) -> float | None:
@@ -99,7 +104,7 @@ class Search:
 
     def ask(self) -> tuple[Any, Point] | None:  # Any: an optuna Trial
         """The next point that was not tried yet; None after the last."""
-        done = {_key(each.point): each for each in self.tried}
+        done = {_key(each.point): (number, each) for number, each in self._numbered().items()}
         untried = [each for each in self.space.points() if _key(each) not in done]
         if not untried:
             return None
@@ -114,11 +119,11 @@ class Search:
             )
             trial = self._study.ask(self._axes)
             point = whole(trial.params)
-            same = done.get(_key(point))
-            if same is None:
+            if _key(point) not in done:
                 return trial, point
+            number, same = done[_key(point)]
             _set_constraints(trial, same, self._limits)
-            trial.set_user_attr("same_as", same.number)
+            trial.set_user_attr("same_as", number)
             self._study.tell(trial, _values(same))
         raise AssertionError("counting does not end")
 
@@ -129,7 +134,7 @@ class Search:
 
     def pareto(self) -> tuple[Tried, ...]:
         """What no other trial beats in drop, latency and size at once, of those that meet every budget and gate."""
-        own = {each.number: each for each in self.tried}
+        own = self._numbered()
         found = {each.user_attrs.get("same_as", each.number) for each in self._study.best_trials}
         return tuple(own[each] for each in sorted(found) if each in own and own[each].meets(self._limits))
 
@@ -193,7 +198,7 @@ def _take_over(study: Any, other: Any, limits: Limits) -> None:  # Any: optuna s
     for trial in other.get_trials():
         if "tried" not in trial.user_attrs or _key(_tried(trial).point) in has:
             continue
-        tried = dataclasses.replace(_tried(trial), number=len(study.get_trials()))
+        tried = _tried(trial)
         made = _optuna().trial.create_trial(
             params=trial.params,
             distributions=trial.distributions,
@@ -204,8 +209,8 @@ def _take_over(study: Any, other: Any, limits: Limits) -> None:  # Any: optuna s
         study.add_trial(made)
 
 
-def _tried(trial: Any) -> Tried:  # Any: an optuna trial
-    return Tried(**{**trial.user_attrs["tried"], "number": trial.number})
+def _tried(trial: Any, number: int = 0) -> Tried:  # Any: an optuna trial
+    return Tried(**{**trial.user_attrs["tried"], "number": number})
 
 
 def _key(point: Point) -> str:

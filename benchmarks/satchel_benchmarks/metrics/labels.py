@@ -67,12 +67,15 @@ def _f1(average: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Ta
 # Of hits, and of the labels that are right plus those that were said. As scikit-learn has them, a label that is neither
 # does not count, and F1 of nothing is 0.
 def _micro(hits: np.ndarray, both: np.ndarray) -> np.ndarray:
-    return np.asarray(np.nan_to_num(2 * hits.sum(axis=1) / both.sum(axis=1)))
+    return _ratio(2 * hits.sum(axis=1), both.sum(axis=1))
 
 
 def _macro(hits: np.ndarray, both: np.ndarray) -> np.ndarray:
-    found = np.divide(2 * hits, both, out=np.zeros_like(hits), where=both > 0).sum(axis=1)
-    return np.asarray(np.nan_to_num(found / (both > 0).sum(axis=1)))
+    return _ratio(_ratio(2 * hits, both).sum(axis=1), (both > 0).sum(axis=1))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0))
 
 
 def _constant(average: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Targets, Answers], float]:

@@ -54,6 +54,7 @@ class QuestionAnswering(TextTask):
     optional = frozenset({"answers"})
     target = "answers"
     metrics = ("f1", "exact_match")
+    rows_are_inputs = True
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:

@@ -90,6 +90,7 @@ class Task(ABC):
     optional: ClassVar[frozenset[str]] = frozenset()  # parts that a row may lack
     target: ClassVar[Optional[str]] = None
     metrics: ClassVar[tuple[str, ...]] = ()  # of satchel_benchmarks.accuracy; the first that fits the data is judged
+    rows_are_inputs: ClassVar[bool] = False  # whether `predict` takes a row's input as it is, and JSON holds it
     reply_options: ClassVar[Mapping[str, Any]] = {}  # of `predict`, for answers that these metrics can judge
 
     @abstractmethod

@@ -58,6 +58,7 @@ class TextClassification(TextTask):
     optional = frozenset({"text_pair", "label"})
     target = "label"
     metrics = ("accuracy", "f1_micro", "f1_macro", "top_5", "spearman")
+    rows_are_inputs = True
     reply_options = {"top_k": None}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:

@@ -123,7 +123,7 @@ def show(report: dict[str, Any]) -> None:
     before, after = report["source_bytes"], chosen["size_bytes"]
     smaller = f": {before / after:.1f} x smaller" if after < before else ""
     if len(report["candidates"]) > 1:
-        click.echo(f"\n{chosen['format']} {chosen['scheme']}: {report['chosen']['why']}")
+        click.echo(f"\n{chosen['format']} {chosen['scheme']}: {report['choice']}")
     click.echo(f"\nsize   {size(before)} of weights before, {size(after)} bundle after{smaller}")
 
 
