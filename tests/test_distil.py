@@ -12,7 +12,7 @@ import torch
 from satchel.cli import main
 from satchel_converters.compress import Compression, Distill, FineTune, compress, fine_tune, parse_distill, parse_prune
 from satchel_converters.compress.losses import Said, embedding_loss, hard_loss, hidden_loss, soft_loss
-from satchel_converters.source import find_source
+from satchel_converters.source import find_source, tasks_for
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.examples import Example
 
@@ -86,6 +86,8 @@ def test_a_head_is_trained_on_a_body_that_stays_as_it_is(tiny: Path, headed: Pat
 
     assert all(torch.equal(after[f"bert.{name}"], each) for name, each in before.items() if f"bert.{name}" in after)
     assert set(config["id2label"].values()) == {"money", "sport"}
+    # The body was a sentence embedder by its modules.json; what was trained is no longer one.
+    assert tasks_for(find_source(headed), None)[0] == "text-classification"
     points = about["training"]["points"]
     # The cut-down body says too little for a right answer, so it is the loss that shows that the head learned.
     assert about["training"]["best"]["held_out_loss"] < points[0]["held_out_loss"]

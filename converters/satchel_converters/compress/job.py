@@ -22,7 +22,7 @@ from . import COMPRESS, COMPRESSION, HELD_OUT, MODEL, TRAIN, FineTune
 from .distill import Distill
 from .frozen import frozen_body
 from .losses import Said, embedding_loss, hard_loss, hidden_loss, soft_loss
-from .models import check_same_tokens, is_head, load_headed, open_task, processors_of, student_of
+from .models import check_same_tokens, drop_modules, is_head, load_headed, open_task, processors_of, student_of
 from .objective import Batch, Objective
 from .prune import Prune, Pruned, prune
 from .scoring import score_of
@@ -319,6 +319,8 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
         )
         processor.save_pretrained(job.folder)
         job.set_length(processor)
+    if job.task != "sentence-embedding":
+        drop_modules(job.made)
     made = dataclasses.replace(job.made, config=model.config.to_dict())
     objective = Objective(open_task(job.task, made, processor, asked.max_length), model, asked.seed)
     rows, held_out = (objective.batches(each, asked.batch) for each in job.split())

@@ -17,7 +17,7 @@ from ..stage import open_tasks
 if TYPE_CHECKING:
     import transformers
 
-__all__ = ["check_same_tokens", "is_head", "load_headed", "open_task", "student_of"]
+__all__ = ["check_same_tokens", "drop_modules", "is_head", "load_headed", "open_task", "processors_of", "student_of"]
 
 
 def load_headed(source: SourceModel, task: str, labels: Mapping[str, Any]) -> transformers.PreTrainedModel:
@@ -140,3 +140,14 @@ def processors_of(source: SourceModel, folder: Path) -> None:
         if file.is_file() and not place.name.endswith(left) and not any(part.startswith(".") for part in place.parts):
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / place)
+
+
+def drop_modules(made: SourceModel) -> None:
+    """Without the files of sentence-transformers, by which a folder embeds sentences whatever head it has."""
+    import shutil
+
+    for module in made.facts.modules:
+        if module["path"]:
+            shutil.rmtree(made.folder / module["path"], ignore_errors=True)
+    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        (made.folder / name).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from .objective import Batch
 __all__ = ["History", "Point", "Schedule", "Score", "Tell", "train"]
 
 _ENDLESS = 10**9
+_NEWS = 20  # lines of a run about its loss
 
 
 class Tell(Protocol):
@@ -135,6 +136,7 @@ def train(
     else:
         tell(stage, f"{total} steps" if total < _ENDLESS else f"{schedule.minutes:g} minutes")
     shown = total if total < _ENDLESS else 0  # the clock alone says when: no bar can
+    news = max(1, shown // _NEWS) if shown else _NEWS
     last, saved = time.monotonic(), time.monotonic()
     stopped = "all steps"
 
@@ -182,8 +184,9 @@ def train(
             _step(model, optimizer, value, state, schedule)
         now = time.monotonic()
         state.seconds, last = state.seconds + now - last, now
-        running = f"loss {state.losses / max(1, state.counted):.4f}, {metric.metric} {state.points[-1].metric:.4f}"
-        tell(stage, running, step=1, total=shown)
+        # A log has a line for each message: some twenty, not one for each step.
+        said = f"step {state.step}: loss {state.losses / max(1, state.counted):.4f}" if state.step % news == 0 else ""
+        tell(stage, said, step=1, total=shown)
         if state.step % every == 0 or state.step == total:
             enough = evaluate()
             _mode(model, schedule)
