@@ -36,9 +36,10 @@ install: .venv/installed
 quickstart: install
 	@$(BIN)/python examples/quickstart.py
 
-# A file at a time on each of two cores: what a file's tests share is made once.
+# A file at a time on each of two cores: what a file's tests share is made once. Two processes whose linear algebra has
+# two threads each wait for one another, ten times as long as the work takes.
 test: install lint
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow" -x tests/test_architecture.py tests/test_device_profiles.py tests/test_bundle.py tests/test_tensors.py tests/test_toolchain.py
@@ -89,6 +90,7 @@ benchmarks: install
 	$(BIN)/python benchmarks/efficientnet_int8.py
 	$(BIN)/python benchmarks/ffn_half.py
 	$(BIN)/python benchmarks/reuters.py
+	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/convert_tflite.py
 	$(BIN)/python benchmarks/convert_vs_optimum.py
