@@ -131,7 +131,7 @@ def main() -> None:
                 out = place / f"{format}.satchel"
                 bundles[format], found[format] = converted(teacher, format, data, length, limit, out, progress)
     except SatchelError as error:
-        sys.exit(f"{error.what} {error.why}; {error.fix}")
+        sys.exit(str(error))
     rows = [json.loads(line)["text"] for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
     texts = random.Random(0).sample(rows, asked.texts)
     calls = {"torch": pipeline(teacher)}
