@@ -109,6 +109,29 @@ def test_trim_prune_and_distil_leave_a_folder_that_transformers_loads(headed: Pa
     assert [each.name for each in tmp_path.iterdir()] == ["small"]  # nothing half-written beside it
 
 
+def test_convert_compresses_and_the_report_says_what_became_of_the_model(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["convert", str(tiny), "--device", "generic-x86-64", "--format", "onnx", "--quantize", "fp32"]
+    args += [
+        "--prune",
+        "ffn=0.5,by=magnitude",
+        "-o",
+        str(tmp_path / "small.satchel"),
+        "--report",
+        str(tmp_path / "report"),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    about = json.loads((tmp_path / "report").read_text())["compression"]
+
+    assert ended.value.code == 0
+    counts = about["parameters"]
+    gone = 32 * (32 + 1 + 32)  # half of 64 neurons, each with a row, a bias and a column
+    assert counts["before"] - counts["after"] == gone and list(about["removed"]) == ["ffn"]
+    assert f"compressed from {counts['before']:,} to {counts['after']:,} parameters" in capsys.readouterr().out
+
+
 def test_a_student_with_another_tokenizer_is_refused_with_the_reason(headed: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(headed, other)

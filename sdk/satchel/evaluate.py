@@ -192,5 +192,9 @@ def _reference(given: str | Path | None, manifest: Manifest) -> tuple[SourceMode
     except SatchelError as error:
         return None, f"{made_of.id} cannot be fetched: {error.why}"
     if (found.architecture, found.parameters) != (made_of.architecture, made_of.parameters):
-        return None, f"{made_of.id} is another model here than the one that the bundle was made of"
+        # A compressed bundle is a part of its model; whether of this one, its manifest does not say.
+        return None, (
+            f"{made_of.id} is another model here than the one in the bundle, or the one that it was compressed from: "
+            f"{found.architecture} of {found.parameters:,} parameters, not {made_of.architecture} of {made_of.parameters:,}"
+        )
     return found, ""

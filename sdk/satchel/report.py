@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from satchel_converters.compress import COMPRESSION
 from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.measure import machine
 
@@ -51,6 +52,7 @@ def write_report(
         "device": options.device,
         "tasks": prepared.tasks if prepared else None,
         "source_bytes": sum(file.stat().st_size for file in prepared.reference.weights) if prepared else None,
+        "compression": _compression(prepared),
         "bundle": str(prepared.out) if prepared and chosen and not options.kit else None,
         "kit": str(prepared.out) if prepared and chosen and options.kit else None,
         "chosen": {"format": chosen.format, "scheme": chosen.scheme} if chosen else None,
@@ -74,6 +76,14 @@ def write_report(
         if error is None:
             raise
     return report
+
+
+def _compression(prepared: Prepared | None) -> dict[str, Any] | None:
+    """What became of the model before it was exported; None where it is the original."""
+    if prepared is None or prepared.original is None:
+        return None
+    made = prepared.source.json(COMPRESSION)
+    return {name: made[name] for name in ("parameters", "removed", "notes", "training", "seconds") if name in made}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:

@@ -120,6 +120,9 @@ def show(report: dict[str, Any]) -> None:
     )
     if report["kit"]:
         return  # how large the bundle is shows when it is compiled
+    if report["compression"]:
+        counts = report["compression"]["parameters"]
+        click.echo(f"\ncompressed from {counts['before']:,} to {counts['after']:,} parameters")
     before, after = report["source_bytes"], chosen["size_bytes"]
     smaller = f": {before / after:.1f} x smaller" if after < before else ""
     if len(report["candidates"]) > 1:
