@@ -15,9 +15,9 @@ from tests import bundles
 _ROOT = Path(__file__).resolve().parents[1]
 
 # Stages are kept between runs of the tests, apart from the user's own, and each worker of pytest-xdist has its own: some
-# tests look at what a conversion leaves there. Subprocesses inherit it.
-_OWN = os.environ.get("PYTEST_XDIST_WORKER", "satchel")
-os.environ.setdefault("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / _OWN))
+# tests look at what a conversion leaves there. A worker inherits what the first process has set. Subprocesses inherit it.
+_CACHE = os.environ.get("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / "satchel"))
+os.environ["SATCHEL_CACHE"] = os.path.join(_CACHE, os.environ.get("PYTEST_XDIST_WORKER", ""))
 
 
 @pytest.fixture(scope="session")
