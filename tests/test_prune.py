@@ -79,6 +79,12 @@ def model_of(family: str) -> PreTrainedModel:
         if parameter.dim() > 1:
             fan_in = parameter[0].numel()
             nn.init.normal_(parameter, std=0.3 if parameter.dim() == 2 else (2 / fan_in) ** 0.5)
+    norms = [each for each in model.modules() if isinstance(each, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0  # what one batch shows; as they begin, squeezed layers fade to 1e-43
+    if norms:
+        with torch.no_grad():
+            model.train()(**batches_of(model)[0])
     return model.train(False)
 
 

@@ -130,3 +130,19 @@ def test_minutes_end_a_run() -> None:
     history = _train(_model(), Schedule(epochs=None, minutes=0.005, evaluations=None, patience=None))
 
     assert history.seconds >= 0.3 and "minutes" in history.stopped
+
+
+def test_batch_norms_that_would_forget_all_but_the_last_batch_are_steadied() -> None:
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(4, momentum=0.997), torch.nn.Linear(4, 1))
+    rising = iter(range(9))
+    batches = [Batch({"x": torch.randn(32, 4) + place}, (), (), 32) for place in (0.0, 10.0) * 20]
+    train(
+        model,
+        batches,
+        lambda number, batch: model(batch.inputs["x"]).square().mean(),
+        lambda: Score("evaluations", float(next(rising)), 0.0),
+        Schedule(epochs=1, patience=None, evaluations=1),
+        _tell,
+    )
+    # A mean of both kinds of batches, of which either alone has 0 or 10.
+    assert all(1 < float(each) < 9 for each in model.state_dict()["0.running_mean"])

@@ -28,6 +28,7 @@ __all__ = ["History", "Point", "Schedule", "Score", "Tell", "train"]
 
 _ENDLESS = 10**9
 _NEWS = 20  # lines of a run about its loss
+_MOST_MOMENTUM, _MOMENTUM = 0.5, 0.1  # of batch norms; the latter is torch's own
 
 
 class Tell(Protocol):
@@ -126,6 +127,7 @@ def train(
     total = _total_steps(schedule, len(batches))
     every = max(1, math.ceil(total / schedule.evaluations) if schedule.evaluations else min(len(batches), total))
     optimizer = _optimizer(model, schedule, is_head)
+    _steady(model)
     rates = [group["lr"] for group in optimizer.param_groups]
     state, device = _Run(), next(model.parameters()).device
     torch.manual_seed(schedule.seed)
@@ -234,6 +236,17 @@ def _optimizer(model: torch.nn.Module, schedule: Schedule, is_head: Callable[[st
         for (head, decayed), each in groups.items()
     ]
     return torch.optim.AdamW(made)
+
+
+def _steady(model: torch.nn.Module) -> None:
+    """Batch norms that remember more than the last batch.
+
+    transformers writes TensorFlow's decay (0.99, 0.997) where torch has its momentum, in MobileNet and EfficientNet: after
+    training, evaluation would use the statistics of the last batch alone.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and (module.momentum or 0) > _MOST_MOMENTUM:
+            module.momentum = _MOMENTUM
 
 
 def _step(
