@@ -197,7 +197,8 @@ class ImageTask(Task):
         """
         if isinstance(item, np.ndarray):
             return self._of_array(item)
-        given, name = item, str(item)[:80]
+        given, name = item, str(item)
+        name = name if len(name) <= 80 else f"…{name[-79:]}"  # the end of a path is what tells it from others
         if isinstance(item, Mapping) and set(item) == {"file"} and isinstance(item["file"], str):
             given, name = self._files.read(item["file"]), item["file"]  # a sample that travels in the bundle
         if isinstance(given, (bytes, bytearray, memoryview)):
