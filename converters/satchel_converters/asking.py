@@ -15,7 +15,6 @@ from satchel_runtimes.tasks import Task
 
 from .process import Room, Tell, run_process
 from .source import SourceModel
-from .stage import source_from_plain, source_to_plain
 
 __all__ = ["ANSWERS", "ASK", "ROWS", "Ask", "answer_rows", "ask", "read_ask"]
 
@@ -41,7 +40,7 @@ def ask(
         SatchelError, RuntimeError: as `run_process`.
     """
     write_examples(folder / ROWS, rows)
-    about = {"source": source_to_plain(asked.source), "task": asked.task, "labels": asked.labels}
+    about = {"source": asked.source.to_job(), "task": asked.task, "labels": asked.labels}
     (folder / ASK).write_text(json.dumps(about))
     run_process("reference", folder, tell, cancel, room)
     answers: list[Any] = json.loads((folder / ANSWERS).read_text("utf-8"))
@@ -50,7 +49,7 @@ def ask(
 
 def read_ask(folder: Path) -> Ask:
     raw = json.loads((folder / ASK).read_text())
-    return Ask(source_from_plain(raw["source"]), raw["task"], tuple(raw["labels"]))
+    return Ask(SourceModel.from_job(raw["source"]), raw["task"], tuple(raw["labels"]))
 
 
 def answer_rows(

@@ -30,8 +30,6 @@ __all__ = [
     "read_job",
     "read_stage",
     "run_worker",
-    "source_from_plain",
-    "source_to_plain",
 ]
 
 JOB, STAGE = "job.json", "stage.json"
@@ -94,22 +92,6 @@ class _ModelFolder:
 def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
     """The tasks of a model whose processors lie in `folder`."""
     return {entry.name: task_class(entry.name)(entry, _ModelFolder(folder)) for entry in entries}
-
-
-def source_to_plain(source: SourceModel) -> dict[str, Any]:
-    """A model that was found, for a worker."""
-    return {
-        "id": source.id,
-        "folder": str(source.folder),
-        "revision": source.revision,
-        "trust_remote_code": source.trust_remote_code,
-    }
-
-
-def source_from_plain(raw: Mapping[str, Any]) -> SourceModel:
-    folder = Path(raw["folder"])
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    return SourceModel(raw["id"], folder, config, raw["revision"], raw["trust_remote_code"])
 
 
 def _write_job(job: Job, folder: Path) -> None:

@@ -25,13 +25,13 @@ from satchel_runtimes.manifest import to_plain
 from satchel_runtimes.measure import machine
 
 from .convert import Done, disk_problem, run
-from .gates import GATES
 from .options import Options, Prepared, prepare
 from .progress import Callback, Progress
 from .race import race
 from .recipe import recipe_of
 from .search_space import Point, Space, options_of, space_of, words_of
 from .trial import stands_for
+from .tune_rank import GATE_KINDS, figure_words, nearest, ranked
 from .tune_study import Limits, Search, Tried, open_search
 from .tuned import Tuned
 
@@ -40,11 +40,7 @@ __all__ = ["tune"]
 Json = Any  # what `json.loads` gives back
 
 _MB = 2**20
-_ALIKE = 1.03  # latencies this close are one: between them the smaller drop decides
 _SAME_FAILURES = 3  # in a row, of one kind that no gate has: then it is not the point that fails
-_GATE_KINDS = tuple({kind for _, kind in GATES.values()} - {ToolchainError})
-_GATE_OF = {"drop": "accuracy", "latency_ms": "latency", "size_mb": "size", "memory_mb": "memory"}
-_SAID = {"drop": "points of drop", "latency_ms": "ms", "size_mb": "MiB", "memory_mb": "MiB of memory"}
 
 
 def tune(
@@ -139,10 +135,10 @@ def tune(
         work = _Work(prepared, search, limits, Path(scratch), minutes, trials, progress, cancel)
         try:
             ended = work.search()
-            pareto, ranked = search.pareto(), _ranked(search.tried, limits, prefer)
+            pareto, order = search.pareto(), ranked(search.tried, limits, prefer)
             finals: list[tuple[Tried, Json]] = []
             done, error = work.publish(
-                ranked, dataclasses.replace(base, max_drop=max_drop if data else None, write_recipe=recipe), finals
+                order, dataclasses.replace(base, max_drop=max_drop if data else None, write_recipe=recipe), finals
             )
         except KeyboardInterrupt:
             raise _interrupted(search) from None
@@ -241,14 +237,14 @@ class _Work:
         return f"after {self.at_most} trials"
 
     def publish(
-        self, ranked: Sequence[Tried], options: Options, finals: list[tuple[Tried, Json]]
+        self, order: Sequence[Tried], options: Options, finals: list[tuple[Tried, Json]]
     ) -> tuple[Done | None, SatchelError | None]:
         """Make the best again under all budgets, on the evaluation rows. The next best gets its turn where a latency or
         a size is not what it was, not where the accuracy is not: to look at those rows twice is to fit to them."""
-        if not ranked:
-            return None, _nearest(self.history.tried, self.limits)
+        if not order:
+            return None, nearest(self.history.tried, self.limits)
         error: SatchelError | None = None
-        for tried in ranked:
+        for tried in order:
             reports: list[Json] = []
             try:
                 with self._told(f"the chosen one: {words_of(tried.point)}") as progress:
@@ -262,7 +258,7 @@ class _Work:
                 return done, None
             except Cancelled:
                 raise
-            except _GATE_KINDS as refusal:
+            except GATE_KINDS as refusal:
                 finals.append((tried, reports[-1]))
                 error = refusal
                 if isinstance(refusal, AccuracyError):
@@ -311,7 +307,7 @@ class _Work:
 
     def _count(self, error: SatchelError | None) -> None:
         """Raises: SatchelError that is no gate's and comes again and again, such as a full disk."""
-        if error is None or isinstance(error, _GATE_KINDS):
+        if error is None or isinstance(error, GATE_KINDS):
             self.failures.clear()
             return
         self.failures.append(error.why)
@@ -396,8 +392,8 @@ class _Work:
             yield None
             return
         callback, tried = self.callback, self.history.tried
-        best = next(iter(_ranked(tried, self.limits, self.prepared.options.prefer)), None)
-        said = f"best {words_of(best.point)}: {_figure_words(best)}" if best else "none meets the budgets yet"
+        best = next(iter(ranked(tried, self.limits, self.prepared.options.prefer)), None)
+        said = f"best {words_of(best.point)}: {figure_words(best)}" if best else "none meets the budgets yet"
         total = max(self.at_most or 0, len(tried) + 1)
 
         message = f"{words}; {said}"
@@ -410,53 +406,6 @@ class _Work:
             callback(Progress("search", message, len(tried), total, elapsed, detail))
 
         yield tell
-
-
-def _figure_words(tried: Tried) -> str:
-    figures = tried.figures
-    return f"{figures['drop']:.2f} points, {figures['latency_ms']:.2f} ms, {figures['size_mb']:.1f} MiB"
-
-
-def _ranked(tried: Sequence[Tried], limits: Limits, prefer: str) -> tuple[Tried, ...]:
-    """Those that meet all budgets, the one to take first."""
-    left = [each for each in tried if each.meets(limits)]
-    if prefer == "size":
-        return tuple(sorted(left, key=lambda each: (each.figures["size_mb"], each.figures["latency_ms"])))
-    ranked: list[Tried] = []
-    while left:
-        fastest = min(each.figures["latency_ms"] for each in left)
-        alike = [each for each in left if each.figures["latency_ms"] <= _ALIKE * fastest]
-        ranked.append(min(alike, key=lambda each: (each.figures["drop"], each.figures["size_mb"])))
-        left.remove(ranked[-1])
-    return tuple(ranked)
-
-
-def _nearest(tried: Sequence[Tried], limits: Limits) -> SatchelError:
-    """The error of a search that found nothing, with the kind of the first gate that the nearest trial does not pass."""
-    passed = [each for each in tried if each.passed]
-    if not passed:
-        first = tried[0]
-        kind = next((kind for kind in _GATE_KINDS if kind.exit_code == first.exit_code), SatchelError)
-        return kind(
-            f"None of {len(tried)} trials passed its gates.",
-            why=f"the first, {words_of(first.point)}: {first.why}",
-            fix="satchel compare shows what each candidate lacks",
-        )
-
-    def over(each: Tried) -> float:
-        return sum(max(0.0, excess) for excess in limits.excess(each.figures).values())
-
-    nearest = min(passed, key=over)
-    excess = limits.excess(nearest.figures)
-    order = list(GATES)
-    name = min((name for name, by in excess.items() if by > 0), key=lambda each: order.index(_GATE_OF[each]))
-    value, limit = nearest.figures.get(name, math.inf), getattr(limits, name)
-    return GATES[_GATE_OF[name]][1](
-        f"None of {len(tried)} trials meets the budgets.",
-        why=f"the nearest, {words_of(nearest.point)}, has {_figure_words(nearest)}: {value:.4g} {_SAID[name]}, at most "
-        f"{limit:g} allowed",
-        fix="raise that budget, or give the search more --minutes; its trials are kept, and serve other budgets too",
-    )
 
 
 def _judged(found: Json) -> Json:

@@ -60,7 +60,7 @@ def run_compress(folder: Path, tell: Tell) -> None:
         "revision": source.revision,
         "task": raw["task"],
         "asked": raw["asked"],
-        "rows": {"train": len(rows), "held_out": len(held_out)},
+        "rows": {"train": len(rows), "held_out": len(held_out)},  # unless training says what it has split off
         **about,
         "seconds": round(time.monotonic() - began, 1),
         "torch": torch.__version__,
@@ -100,6 +100,9 @@ class _Job:
                 fix="give at least 10 rows for training",
             )
         return [self.rows[i] for i in order[count:]], [self.rows[i] for i in order[:count]]
+
+    def counts(self) -> dict[str, int]:
+        return dict(zip(("train", "held_out"), map(len, self.split()), strict=True))
 
     def set_length(self, processor: Any) -> None:  # Any: a tokenizer
         """The model was trained on texts of this length, so that is where a device cuts them."""
@@ -152,7 +155,7 @@ def _compress(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     about: dict[str, Any] = {"removed": _counts(removed), "notes": notes}
     if distill is not None:
         history = _distil(job, distill, objective, teacher, student, derived=named is None)
-        about["training"] = dataclasses.asdict(history)
+        about |= {"training": dataclasses.asdict(history), "rows": job.counts()}
     from .marks import fill_marked
 
     fill_marked(student)
@@ -370,7 +373,8 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
         is_head=lambda name: is_head(model, name),
     )
     count = sum(each.numel() for each in model.parameters())
-    return model, {"training": dataclasses.asdict(history), "parameters": {"before": count, "after": count}}
+    counts = {"parameters": {"before": count, "after": count}, "rows": job.counts()}
+    return model, {"training": dataclasses.asdict(history), **counts}
 
 
 def _labels_of(job: _Job) -> dict[str, Any]:
