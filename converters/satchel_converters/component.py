@@ -53,6 +53,7 @@ class Component:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     example: Mapping[str, torch.Tensor]
+    reference: torch.nn.Module | None = None  # the checkpoint's own part that this is; None: all of it
 
 
 def specs(values: tuple[Input, ...] | tuple[Output, ...]) -> tuple[TensorSpec, ...]:

@@ -27,7 +27,7 @@ _SIZES = ((96, 96), (128, 72), (72, 128), (160, 120), (61, 97), (224, 224), (33,
 
 def write_pictures(tasks: Sequence[str], folder: Path) -> list[str]:
     """Draw what tasks on pictures need below `folder`; the names of those that a bundle carries."""
-    if not any(task_class(name).modality == "image" for name in tasks):
+    if not any("image" in task_class(name).modality.split("+") for name in tasks):
         return []
     for first, names in ((0, PICTURES), (_CALIBRATION_SEED, CALIBRATION_PICTURES)):
         for number, name in enumerate(names):

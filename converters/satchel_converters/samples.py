@@ -5,7 +5,7 @@ Short and long, many languages, and what users really type. They are written for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from satchel_runtimes.golden import GoldenItem
@@ -145,16 +145,23 @@ def golden_items(tasks: Sequence[str], facts: ModelFacts, own: Sequence[Any] = (
     """
     if own:
         return [GoldenItem(tasks[0], each, {}) for each in own] + golden_items(tasks[1:], facts)
-    chosen = {"text": TEXTS, "image": PICTURES}
-    return [item for name in tasks for item in _items(name, chosen[task_class(name).modality], facts)]
+    return [item for name in tasks for item in _items(name, _GOLDEN, facts)]
 
 
 def calibration_items(task: str, facts: ModelFacts) -> list[GoldenItem]:
     """Other inputs in the form of a task, for schemes that take the ranges of activations from samples."""
-    chosen = {"text": CALIBRATION_TEXTS, "image": CALIBRATION_PICTURES}
-    return _items(task, chosen[task_class(task).modality], facts)
+    return _items(task, _CALIBRATION, facts)
 
 
-def _items(task: str, texts: Sequence[str], facts: ModelFacts) -> list[GoldenItem]:
-    made = (task_class(task).sample(text, index, facts) for index, text in enumerate(texts))
+_GOLDEN = {"text": TEXTS, "image": PICTURES}
+_CALIBRATION = {"text": CALIBRATION_TEXTS, "image": CALIBRATION_PICTURES}
+
+
+def _items(task: str, kinds: Mapping[str, Sequence[str]], facts: ModelFacts) -> list[GoldenItem]:
+    kind = task_class(task)
+    parts = [kinds[name] for name in kind.modality.split("+")]
+    made = []
+    for index in range(max(map(len, parts))):
+        taken = tuple(part[index % len(part)] for part in parts)
+        made.append(kind.sample(taken if len(taken) > 1 else taken[0], index, facts))
     return [GoldenItem(task, value, options) for value, options in made]

@@ -72,9 +72,10 @@ class Stage:
             items = _read_items(self.folder / CALIBRATION)
             if own is not None:
                 items = tuple(GoldenItem(task.name, each, {}) for each in own)
-            for item in items if component == task.component else ():
+            for item in items:
                 for row in task.encode(item.input, task.check_options(item.options)):
-                    yield {name: array[None] for name, array in row.tensors.items()}
+                    if row.component == component:
+                        yield {name: array[None] for name, array in row.tensors.items()}
 
         return of
 

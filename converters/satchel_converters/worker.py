@@ -11,22 +11,18 @@ Progress is a JSON object per line on stdout; an error that a user can mend is e
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.examples import read_examples
 from satchel_runtimes.golden import golden_records, inputs_to_json, records_of, records_to_bytes
-from satchel_runtimes.manifest import Graph, TaskEntry, to_plain
+from satchel_runtimes.manifest import TaskEntry, to_plain
 from satchel_runtimes.tasks import task_class
-from satchel_runtimes.tasks.task import ModelFacts
 
 from .applying import APPLY, run_apply
 from .asking import ANSWERS, ASK, ROWS, answer_rows, read_ask
@@ -37,18 +33,9 @@ from .kit import PARITY
 from .pictures import write_pictures
 from .process import ERROR
 from .samples import calibration_items, golden_items
-from .source import SourceModel
 from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
-_PROCESSORS = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-)
 
 
 def _run(folder: Path) -> None:
@@ -64,8 +51,9 @@ def _run(folder: Path) -> None:
     tell("export", f"{job.plan.format} in {job.plan.scheme.name} for {job.plan.engine}")
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
-    processors = _save_processors(loaded.processor, job.source, folder, twin.config)
-    facts = _facts(job.source, job.tasks[0], loaded.processor, job.max_length, twin.graphs)
+    processors = loaded.processors.save(folder, twin.config)
+    bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
+    facts = loaded.processors.facts(job.max_length, bound)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts, job.golden)
     processors += write_pictures(job.tasks, folder)
@@ -100,48 +88,14 @@ def _ask(folder: Path) -> None:
     from .reference import torch_graphs
 
     loaded = load_model(asked.source, asked.task)
-    _save_processors(loaded.processor, asked.source, folder, {})
-    entry = task_class(asked.task).entry(_facts(asked.source, asked.task, loaded.processor))
+    loaded.processors.save(folder, {})
+    entry = task_class(asked.task).entry(loaded.processors.facts())
     task = open_tasks((entry,), folder)[asked.task]
     inputs = [each.input for each in read_examples(folder / ROWS)]
     tell("reference", f"{len(inputs)} rows through torch", total=len(inputs))
     graphs = torch_graphs(loaded, capture(loaded))
     answers = answer_rows(task, graphs, inputs, asked.labels, on_rows=lambda count: tell("reference", step=count))
     (folder / ANSWERS).write_text(json.dumps(answers), "utf-8")
-
-
-def _facts(
-    source: SourceModel, task: str, tokenizer: Any, max_length: int | None = None, graphs: Sequence[Graph] = ()
-) -> ModelFacts:  # Any: a transformers class
-    """What the files said, corrected by the tokenizer itself: many of its values are defaults of its class."""
-    facts = source.facts
-    if task_class(task).modality == "image":
-        return dataclasses.replace(facts, processor=json.loads(tokenizer.to_json_string()))
-    bound = [graph.bind["sequence"] for graph in graphs if "sequence" in graph.bind]
-    longest = [max(bound)] if bound else []  # static shapes: what no graph holds is cut
-    return dataclasses.replace(
-        facts,
-        max_length=min(max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
-        truncation_side=tokenizer.truncation_side,
-        mask_token=tokenizer.mask_token,
-        special_tokens={
-            name: str(getattr(tokenizer, name)) for name in ("unk_token", "pad_token") if getattr(tokenizer, name, None)
-        },
-        clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
-    )
-
-
-def _save_processors(
-    tokenizer: Any, source: SourceModel, folder: Path, config: Mapping[str, Any]
-) -> list[str]:  # Any: a transformers class
-    tokenizer.save_pretrained(folder)
-    shutil.copyfile(source.folder / "config.json", folder / "config.json")
-    if config:  # what the format says there to other tools
-        whole = json.loads((folder / "config.json").read_text("utf-8"))
-        (folder / "config.json").write_text(json.dumps({**whole, **config}, indent=2) + "\n", "utf-8")
-    if (source.folder / "generation_config.json").is_file():
-        shutil.copyfile(source.folder / "generation_config.json", folder / "generation_config.json")
-    return [name for name in _PROCESSORS if (folder / name).is_file()]
 
 
 def _write_stage(

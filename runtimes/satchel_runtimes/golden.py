@@ -117,14 +117,13 @@ def run_items(
     for i, item in enumerate(items):
         task = tasks[item.task]
         for place, row in enumerate(task.encode(item.input, task.check_options(item.options))):
-            key = (task.component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors)))
-            rows[key] = row
-            users.setdefault(key, []).append((i, place, row))
+            rows[row.key] = row
+            users.setdefault(row.key, []).append((i, place, row))
     for component in dict.fromkeys(component for component, _ in rows):
         keys = [key for key in rows if key[0] == component]
         groups = [keys] if batch_size > 1 else [[key] for key in keys]
         for group in groups:
-            for k, outputs in forward(graphs[component], [rows[key] for key in group], batch_size):
+            for k, outputs in forward(graphs, [rows[key] for key in group], batch_size):
                 for i, place, row in users[group[k]]:
                     answers[i].update(answers_of(tasks[items[i].task], row, outputs, place))
                     if on_sample is not None and place == 0:

@@ -60,7 +60,7 @@ def _candidate(candidate: Candidate, prepared: Prepared) -> dict[str, Any]:
         "why": f"size: {verdict.why}" if verdict.status == "refused" else "",
         "size_bytes": size,
         "estimate_ms": estimate(prepared.profile, prepared.source.parameters, plan.scheme, prepared.options.threads)
-        if task_class(prepared.tasks[0]).modality == "text"
+        if "text" in task_class(prepared.tasks[0]).modality
         else {},
         "engine": str(plan.engine),
     }

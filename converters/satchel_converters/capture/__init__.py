@@ -14,6 +14,7 @@ from satchel_runtimes.tasks import Task, task_class
 from satchel_runtimes.toolchain import need
 
 from ..component import Component
+from ..processors import Processors, load_processors
 from ..source import SourceModel
 
 if TYPE_CHECKING:
@@ -22,26 +23,26 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
-_GENERIC = {"text": ".encoder", "image": ".image"}
+_BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
+_GENERIC = {"text": ".encoder", "image": ".image"}  # by modality
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """The reference: the model in float32, and the tokenizer or image processor that belongs to it."""
+    """The reference: the model in float32, and the processors that belong to it."""
 
     source: SourceModel
     task: type[Task]
     model: transformers.PreTrainedModel
-    processor: Any  # Any: a tokenizer, or of pictures an image processor
+    processors: Processors
 
     @property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        found: transformers.PreTrainedTokenizerBase = self.processor
-        return found
+        return self.processors.tokenizer
 
 
 def load_model(source: SourceModel, task_name: str, attention: str | None = None) -> Loaded:
-    """Load weights in float32 and the processor, and check that every weight of the model came from the checkpoint.
+    """Load weights in float32 and the processors, and check that every weight of the model came from the checkpoint.
 
     Args:
         attention: an implementation by transformers' name ("eager"); its own choice by default.
@@ -68,11 +69,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             **chosen,
             **common,
         )
-        if task.modality == "image":
-            # That on Pillow is what a device can do alike; torchvision's resizes otherwise.
-            processor = transformers.AutoImageProcessor.from_pretrained(source.folder, backend="pil", **common)
-        else:
-            processor = transformers.AutoTokenizer.from_pretrained(source.folder, **common)
+        processors = load_processors(source, task.processors)
     except (ValueError, KeyError, OSError, RuntimeError) as error:
         # transformers reports every mismatch between files and classes with one of these.
         raise SupportError(
@@ -84,20 +81,13 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
     from ..compress.marks import remove_marked  # needs torch, which is only sure from here on
 
     remove_marked(model)  # what pruning left in the folder as zeros: the artifact is really smaller without it
-    if task.modality == "text" and not processor.is_fast:
-        raise SupportError(
-            f"Cannot convert {source.id}.",
-            why=f"{type(processor).__name__} has no fast form, and a device runs tokenizer.json only",
-            fix="use a checkpoint with tokenizer.json",
-        )
-    return Loaded(source, task, model.eval(), processor)
+    return Loaded(source, task, model.eval(), processors)
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
-    module = importlib.import_module(
-        _BY_MODEL_TYPE.get(loaded.source.model_type, _GENERIC[loaded.task.modality]), __name__
-    )
+    generic = _BY_TASK.get(loaded.task.name) or _GENERIC[loaded.task.modality]
+    module = importlib.import_module(_BY_MODEL_TYPE.get(loaded.source.model_type, generic), __name__)
     components: tuple[Component, ...] = module.capture(loaded)
     return components
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +32,7 @@ class _Vision(torch.nn.Module):
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     # Of what the processor gives, whatever it is given.
-    height, width = image_size(image_steps(json.loads(loaded.processor.to_json_string())))
+    height, width = image_size(image_steps(loaded.processors.facts().image_processor))
     # Two pictures that differ, so that an output that mixes rows shows; every channel has values of both signs.
     seed = torch.Generator().manual_seed(0)
     example = {"pixel_values": torch.randn((2, 3, height, width), generator=seed)}

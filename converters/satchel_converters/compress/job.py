@@ -15,8 +15,10 @@ import torch
 
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.examples import Example, read_examples
+from satchel_runtimes.tasks import task_class
 
 from ..capture import load_model
+from ..processors import load_processors
 from ..source import SourceModel
 from . import COMPRESS, COMPRESSION, HELD_OUT, MODEL, TRAIN, FineTune
 from .distill import Distill
@@ -104,7 +106,7 @@ class _Job:
     def counts(self) -> dict[str, int]:
         return dict(zip(("train", "held_out"), map(len, self.split()), strict=True))
 
-    def set_length(self, processor: Any) -> None:  # Any: a tokenizer
+    def set_length(self) -> None:
         """The model was trained on texts of this length, so that is where a device cuts them."""
         file, longest = self.folder / "tokenizer_config.json", self.raw["asked"]["max_length"]
         if longest is not None and file.is_file():
@@ -125,13 +127,13 @@ def _compress(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     job.tell("load", f"{job.source.name}, {job.source.parameters:,} parameters")
     loaded = load_model(job.source, job.task)
     teacher, named = loaded.model, None
-    if hasattr(loaded.processor, "is_fast"):
-        loaded.processor.save_pretrained(job.folder)
-        job.set_length(loaded.processor)
+    if "tokenizer" in loaded.task.processors:
+        loaded.tokenizer.save_pretrained(job.folder)
+        job.set_length()
     before = sum(each.numel() for each in teacher.parameters())
     if job.raw["student"]:
         source = SourceModel.from_job(job.raw["student"])
-        if loaded.task.modality == "text":
+        if "tokenizer" in loaded.task.processors:
             check_same_tokens(job.source, source)
         named = student_of(source, job.task, teacher)
     removed: dict[str, Any] = {}
@@ -145,7 +147,7 @@ def _compress(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
             processors_of(job.made, beside)
             prune(named, beside, trim, texts=texts)
         _note(prune(teacher, job.folder, trim, texts=texts), removed, notes, job.tell)
-    objective = Objective(open_task(job.task, job.made, loaded.processor, asked["max_length"]), teacher, job.seed)
+    objective = Objective(open_task(job.task, job.made, loaded.processors, asked["max_length"]), teacher, job.seed)
     student = named if named is not None else (copy.deepcopy(teacher) if distill else teacher)
     shape = _shape(wanted, distill, teacher)
     if shape is not None:
@@ -306,26 +308,20 @@ def _check_widths(
 
 
 def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
-    import transformers
 
     asked = FineTune(**job.raw["asked"])
     job.tell("load", f"{job.source.name}, {job.source.parameters:,} parameters")
     labels = _labels_of(job)
     torch.manual_seed(asked.seed)
     model = load_headed(job.source, job.task, labels)
-    if (job.folder / "preprocessor_config.json").is_file():
-        images: Any = transformers.AutoImageProcessor  # Any: it has no types
-        processor = images.from_pretrained(job.folder, backend="pil", local_files_only=True)
-    else:
-        processor = transformers.AutoTokenizer.from_pretrained(
-            job.folder, local_files_only=True, trust_remote_code=job.source.trust_remote_code
-        )
-        processor.save_pretrained(job.folder)
-        job.set_length(processor)
+    processors = load_processors(job.made, task_class(job.task).processors)
+    if "tokenizer" in processors.by_name:
+        processors.tokenizer.save_pretrained(job.folder)
+        job.set_length()
     if job.task != "sentence-embedding":
         drop_modules(job.made)
     made = dataclasses.replace(job.made, config=model.config.to_dict())
-    objective = Objective(open_task(job.task, made, processor, asked.max_length), model, asked.seed)
+    objective = Objective(open_task(job.task, made, processors, asked.max_length), model, asked.seed)
     rows, held_out = (objective.batches(each, asked.batch) for each in job.split())
     device = _device()
     torch.nn.Module.to(model, device)

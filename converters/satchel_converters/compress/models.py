@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from satchel_runtimes.errors import IntegrityError, SupportError, UsageError
 from satchel_runtimes.tasks import Task, task_class
 
+from ..processors import Processors, load_processors
 from ..source import SourceModel
 from ..stage import open_tasks
 
@@ -98,36 +99,15 @@ def check_same_tokens(teacher: SourceModel, student: SourceModel) -> None:
 
 def _tokenizer(source: SourceModel) -> dict[str, Any]:
     """What decides about tokens: not the truncation and padding that were set last."""
-    import transformers
-
-    loaded = transformers.AutoTokenizer.from_pretrained(
-        source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code
-    )
-    if not loaded.is_fast:
-        raise SupportError(
-            f"Cannot distil into {source.id}.",
-            why=f"{type(loaded).__name__} has no fast form, and a device runs tokenizer.json only",
-            fix="use a checkpoint with tokenizer.json",
-        )
+    loaded = load_processors(source, ("tokenizer",)).tokenizer
     raw: dict[str, Any] = json.loads(loaded.backend_tokenizer.to_str())
     return {part: value for part, value in raw.items() if part not in ("truncation", "padding", "version")}
 
 
-def open_task(
-    task: str, source: SourceModel, processor: Any, max_length: int | None
-) -> Task:  # Any: a transformers class
+def open_task(task: str, source: SourceModel, processors: Processors, max_length: int | None) -> Task:
     """The task as a device will run it, from the processors that lie in the source's folder."""
-    kind, facts = task_class(task), source.facts
-    if kind.modality == "image":
-        facts = dataclasses.replace(facts, processor=json.loads(processor.to_json_string()))
-    else:
-        facts = dataclasses.replace(
-            facts,
-            max_length=min(max_length or facts.max_length, facts.max_length, processor.model_max_length),
-            truncation_side=processor.truncation_side,
-            mask_token=processor.mask_token,
-        )
-    return open_tasks([kind.entry(facts)], source.folder)[task]
+    facts = dataclasses.replace(processors, source=source).facts(max_length)
+    return open_tasks([task_class(task).entry(facts)], source.folder)[task]
 
 
 def processors_of(source: SourceModel, folder: Path) -> None:

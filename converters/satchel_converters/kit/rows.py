@@ -14,7 +14,7 @@ import numpy as np
 
 from satchel_runtimes.golden import records_from_bytes
 from satchel_runtimes.manifest import Graph
-from satchel_runtimes.tasks import Row, Task
+from satchel_runtimes.tasks import Row
 from satchel_runtimes.tensors import pack_tensors
 
 from ..stage import REFERENCE_FULL, Stage, open_tasks
@@ -45,7 +45,7 @@ def golden_rows(stage: Stage) -> GoldenRows:
         task = tasks[item.task]
         mine = []
         for place, row in enumerate(task.encode(item.input, task.check_options(item.options))):
-            key = _key(task, row)
+            key = row.key
             mine.append(places.setdefault(key, len(rows)))
             if mine[-1] < len(rows):
                 continue
@@ -59,13 +59,9 @@ def golden_rows(stage: Stage) -> GoldenRows:
                 if each.positions is not None:
                     tensors[f"{at}/positions/{name}"] = each.positions.astype(np.int32)
             outputs = {name: {"shape": list(each.shape), "peak": each.peak} for name, each in raw.items()}
-            about.append({"component": task.component, "length": row.length, "outputs": outputs})
+            about.append({"component": row.component, "length": row.length, "outputs": outputs})
         samples.append(tuple(mine))
     return GoldenRows(tuple(rows), tuple(about), tuple(samples), pack_tensors(tensors))
-
-
-def _key(task: Task, row: Row) -> tuple[str, bytes]:
-    return task.component, b"|".join(row.tensors[name].tobytes() for name in sorted(row.tensors))
 
 
 def examples(graphs: Sequence[Graph], rows: GoldenRows) -> bytes:

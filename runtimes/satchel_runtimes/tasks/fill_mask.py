@@ -127,7 +127,7 @@ class FillMask(TextTask):
             ]
             nll = [0.0] * len(rows)
             size = self.tokenizer.get_vocab_size()
-            for i, outputs in forward(graphs[self.component], rows, batch_size or self.batch_size) if rows else ():
+            for i, outputs in forward(graphs, rows, batch_size or self.batch_size) if rows else ():
                 logits = outputs["logits"][places[i]]
                 nll[i], size = -float(log_softmax(logits)[ids[places[i]]]), len(logits)
             said.append({"nll": nll, "tokens": ids[places].tolist(), "vocabulary": size})

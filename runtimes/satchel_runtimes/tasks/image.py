@@ -115,6 +115,7 @@ class ImageTask(Task):
     """A task whose input is a picture: a path, the bytes of a file, a Pillow image, or an array [height, width, channels]."""
 
     modality: ClassVar[str] = "image"
+    processors: ClassVar[tuple[str, ...]] = ("image_processor",)
     picture_kind: ClassVar[str] = "a path, bytes, a Pillow image, or a uint8 array [height, width, channels]"
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:

@@ -54,7 +54,9 @@ class ImageClassification(ImageTask):
         labels = labels_of(facts)
         several = facts.config.get("problem_type") == "multi_label_classification" or len(labels) == 1
         function = "sigmoid" if several else "softmax"
-        return TaskEntry(cls.name, image_steps(facts.processor), (Step(function), Step("labels", {"labels": labels})))
+        return TaskEntry(
+            cls.name, image_steps(facts.image_processor), (Step(function), Step("labels", {"labels": labels}))
+        )
 
     def _function(self) -> str:
         return self.entry_.postprocess[0].step

@@ -56,7 +56,8 @@ class ModelFacts:
     )  # "unk_token", "pad_token" … as transformers has them
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
-    processor: Mapping[str, Any] = field(default_factory=dict)  # of pictures: its settings with all defaults
+    image_processor: Mapping[str, Any] = field(default_factory=dict)  # its settings with all defaults
+    feature_extractor: Mapping[str, Any] = field(default_factory=dict)  # of sound; the same
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,19 @@ class Row:
     tensors: Tensors  # each without the batch axis
     length: int
     extra: Any = None  # what the task needs again for the answer, for instance offsets
+    component: str = "model"  # the graph that takes it
+
+    @property
+    def key(self) -> tuple[str, bytes]:
+        """The same for rows that a graph cannot tell apart."""
+        return self.component, b"|".join(self.tensors[name].tobytes() for name in sorted(self.tensors))
 
 
 class Task(ABC):
     """One task of one bundle. Instances keep no state between calls, so threads may share them."""
 
     name: ClassVar[str]
-    modality: ClassVar[str] = "text"  # or "image": of what kind the built-in samples are
-    component: ClassVar[str] = "model"
+    modality: ClassVar[str] = "text"  # of what the built-in samples are made: "text", "image", "audio", "image+text" …
     judged: Mapping[str, str]  # the arrays that `score` returns -> how parity compares each
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
     batch_size: ClassVar[int] = 8
@@ -82,6 +88,7 @@ class Task(ABC):
     auto_model: ClassVar[str]  # the Auto class of transformers that brings the head
     architectures: ClassVar[tuple[str, ...]] = ()  # ends of architecture names in config.json that mean this task
     outputs: ClassVar[tuple[str, ...]]  # fields of the model's output, in order
+    processors: ClassVar[tuple[str, ...]] = ("tokenizer",)  # or "image_processor", "feature_extractor", or several
 
     # What rows of a user's data hold for it: each part, and the names of columns that it is read from, the first that
     # is there. The part that is `target` is the right answer, all others make the input. A part named "image" or
@@ -109,8 +116,9 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
-        """A golden input, with options, made from one of the built-in texts, or from the name of a built-in picture."""
+    def sample(cls, text: Any, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
+        """A golden input, with options, made from one of the built-in texts, the name of a built-in picture or clip, or,
+        with several modalities, from a tuple of one of each."""
 
     @property
     def shape(self) -> str:
@@ -144,25 +152,24 @@ class Task(ABC):
     def run(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int = 0
     ) -> list[Answer]:
-        session = graphs[self.component]
         if len(inputs) == 1:  # the path of a device that answers one question at a time
             rows = self.encode(inputs[0], options)
-            outputs = forward(session, rows, batch_size or self.batch_size)
+            outputs = forward(graphs, rows, batch_size or self.batch_size)
             found = {i: self.score(each, rows[i]) for i, each in outputs}  # in the order of their length
             return [self.answer(inputs[0], rows, [found[i] for i in range(len(rows))], options)]
         answers: list[Answer] = []
         block = (batch_size or self.batch_size) * _BATCHES_PER_BLOCK
         for start in range(0, len(inputs), block):
-            answers += self._run_block(session, inputs[start : start + block], options, batch_size or self.batch_size)
+            answers += self._run_block(graphs, inputs[start : start + block], options, batch_size or self.batch_size)
         return answers
 
     def _run_block(
-        self, session: Session, inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int
     ) -> list[Answer]:
         rows_of = [self.encode(item, options) for item in inputs]
         rows = [row for group in rows_of for row in group]
         scores: dict[int, Tensors] = {}
-        for i, outputs in forward(session, rows, batch_size):
+        for i, outputs in forward(graphs, rows, batch_size):
             scores[i] = self.score(outputs, rows[i])
         answers, first = [], 0
         for item, group in zip(inputs, rows_of):
@@ -198,30 +205,35 @@ class Task(ABC):
         return {**self.options, **given}
 
 
-def forward(session: Session, rows: Sequence[Row], batch_size: int) -> Iterator[tuple[int, Tensors]]:
+def forward(graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int) -> Iterator[tuple[int, Tensors]]:
     """Run rows in batches of similar length; yields each row's index and its outputs on its valid positions.
 
     One batch's outputs are alive at a time. Rows of one batch come in the order of their length, not of the input.
     """
     if len(rows) == 1:
+        session = graphs[rows[0].component]
         outputs = session.run({spec.name: rows[0].tensors[spec.name][None] for spec in session.inputs})
         yield 0, {name: value[0] for name, value in outputs.items()}
         return
-    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        outputs = session.run(
-            {spec.name: _pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
+    for component in dict.fromkeys(row.component for row in rows):
+        order = sorted((i for i, row in enumerate(rows) if row.component == component), key=lambda i: rows[i].length)
+        for start in range(0, len(order), batch_size):
+            yield from _forward_batch(graphs[component], rows, order[start : start + batch_size])
+
+
+def _forward_batch(session: Session, rows: Sequence[Row], batch: Sequence[int]) -> Iterator[tuple[int, Tensors]]:
+    outputs = session.run(
+        {spec.name: _pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
+    )
+    sequences = {spec.name: "sequence" in spec.shape[1:] for spec in session.outputs}
+    for place, i in enumerate(batch):
+        yield (
+            i,
+            {
+                name: value[place, : rows[i].length] if sequences[name] else value[place]
+                for name, value in outputs.items()
+            },
         )
-        sequences = {spec.name: "sequence" in spec.shape[1:] for spec in session.outputs}
-        for place, i in enumerate(batch):
-            yield (
-                i,
-                {
-                    name: value[place, : rows[i].length] if sequences[name] else value[place]
-                    for name, value in outputs.items()
-                },
-            )
 
 
 def _pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:

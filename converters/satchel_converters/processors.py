@@ -1,0 +1,122 @@
+"""What stands before a model: its tokenizer, image processor and feature extractor, as transformers loads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from satchel_runtimes.errors import SupportError
+from satchel_runtimes.tasks.task import ModelFacts
+from satchel_runtimes.toolchain import need
+
+from .source import SourceModel
+
+if TYPE_CHECKING:
+    import transformers
+
+__all__ = ["Processors", "load_processors"]
+
+# By the names that tasks declare: the Auto class, and what it is told. An image processor on Pillow is what a device can
+# do alike; torchvision's resizes otherwise.
+_AUTO: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "tokenizer": ("AutoTokenizer", {}),
+    "image_processor": ("AutoImageProcessor", {"backend": "pil"}),
+    "feature_extractor": ("AutoFeatureExtractor", {}),
+}
+_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Processors:
+    """Those of one model that its task needs."""
+
+    source: SourceModel
+    by_name: Mapping[str, Any]  # Any: classes of transformers, most of them without types
+
+    @property
+    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
+        found: transformers.PreTrainedTokenizerBase = self.by_name["tokenizer"]
+        return found
+
+    @property
+    def image_processor(self) -> Any:
+        return self.by_name["image_processor"]
+
+    @property
+    def feature_extractor(self) -> Any:
+        return self.by_name["feature_extractor"]
+
+    def facts(self, max_length: int | None = None, bound: Sequence[int] = ()) -> ModelFacts:
+        """What the files said, corrected by the processors themselves: many of their values are defaults of their class.
+
+        Args:
+            max_length: tokens that were asked for.
+            bound: lengths of graphs with static shapes: what none of them holds is cut.
+        """
+        facts = self.source.facts
+        for name in ("image_processor", "feature_extractor"):
+            if name in self.by_name:
+                facts = dataclasses.replace(facts, **{name: json.loads(self.by_name[name].to_json_string())})
+        if "tokenizer" not in self.by_name:
+            return facts
+        tokenizer = self.tokenizer
+        longest = [max(bound)] if bound else []
+        return dataclasses.replace(
+            facts,
+            max_length=min(max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
+            truncation_side=tokenizer.truncation_side,
+            mask_token=tokenizer.mask_token,
+            special_tokens={
+                name: str(getattr(tokenizer, name))
+                for name in ("unk_token", "pad_token")
+                if getattr(tokenizer, name, None)
+            },
+            clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+        )
+
+    def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
+        """Write them into `folder`, with config.json and what a format adds to it; the names of the files."""
+        for each in self.by_name.values():
+            each.save_pretrained(folder)
+        shutil.copyfile(self.source.folder / "config.json", folder / "config.json")
+        if config:  # what the format says there to other tools
+            whole = json.loads((folder / "config.json").read_text("utf-8"))
+            (folder / "config.json").write_text(json.dumps({**whole, **config}, indent=2) + "\n", "utf-8")
+        if (self.source.folder / "generation_config.json").is_file():
+            shutil.copyfile(self.source.folder / "generation_config.json", folder / "generation_config.json")
+        return [name for name in _FILES if (folder / name).is_file()]
+
+
+def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
+    """Load what `names` lists from the source's folder.
+
+    Raises:
+        SupportError: a tokenizer without a fast form, which no device can run.
+        ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
+    """
+    transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
+    found = {}
+    for name in names:
+        auto, options = _AUTO[name]
+        found[name] = getattr(transformers, auto).from_pretrained(
+            source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
+        )
+    if "tokenizer" in found and not found["tokenizer"].is_fast:
+        raise SupportError(
+            f"Cannot convert {source.id}.",
+            why=f"{type(found['tokenizer']).__name__} has no fast form, and a device runs tokenizer.json only",
+            fix="use a checkpoint with tokenizer.json",
+        )
+    return Processors(source, found)
