@@ -1,6 +1,6 @@
 """Handwritten digits: a ViT teaches a small MobileNetV2, which is compared with the same student trained on labels alone.
 
-    python benchmarks/digits.py [--pictures 600] [--seeds 3]
+    python benchmarks/digits.py [--pictures 300] [--epochs 30] [--seeds 3]
 
 The recipe is that of Hugging Face's vision guide (temperature 5, lambda 0.5). The teacher learns from all 4,000 training pictures; both
 students from the same few hundred of them, by the same number of steps, because with all of them both are nearly perfect.
@@ -88,7 +88,7 @@ def right(folder: Path, rows: list[Example]) -> float:
 
 
 def main() -> None:
-    asked = arguments(__doc__ or "", pictures=600, seeds=3, epochs=40)
+    asked = arguments(__doc__ or "", pictures=300, seeds=3, epochs=30)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
     PLACE.mkdir(parents=True, exist_ok=True)
