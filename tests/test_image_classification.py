@@ -79,7 +79,7 @@ def settings_of(processor: Any) -> dict[str, Any]:  # Any: a transformers class
 
 def task_for(settings: Mapping[str, Any]) -> ImageTask:
     task = task_class("image-classification")
-    facts = ModelFacts(config={"id2label": dict(enumerate(LABELS))}, max_length=1, processor=settings)
+    facts = ModelFacts(config={"id2label": dict(enumerate(LABELS))}, max_length=1, image_processor=settings)
     made = task(task.entry(facts), SimpleNamespace(path=Path("here"), read=lambda name: b""))
     assert isinstance(made, ImageTask)
     return made
@@ -349,7 +349,7 @@ def test_steps_that_are_not_the_processors_are_refused(vit: Path) -> None:
     from satchel_runtimes.golden import GoldenItem
 
     loaded = load_model(find_source(vit), "image-classification")
-    settings = settings_of(loaded.processor)
+    settings = settings_of(loaded.processors.image_processor)
     items = [GoldenItem("image-classification", photographs()[0], {})]
     _check_pixels(loaded, {"image-classification": task_for(settings)}, items)
 

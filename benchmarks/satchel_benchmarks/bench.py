@@ -29,7 +29,6 @@ from satchel_runtimes.golden import GoldenItem, read_items
 from satchel_runtimes.measure import interleave, machine, median_interval, summarize
 from satchel_runtimes.predictor import Predictor, load
 from satchel_runtimes.tasks import Task
-from satchel_runtimes.tasks.image import ImageTask
 
 from .run import Cold, Comparison, Json, Run, Throughput, compare, table
 
@@ -167,9 +166,9 @@ def _shape(predictor: Predictor) -> str:
 
 
 def _lengths(predictor: Predictor, lengths: Sequence[int]) -> Sequence[int]:
-    """Those of a bundle that reads texts; of one that sees pictures the height of its own."""
+    """Those of a bundle that reads texts; of one that sees pictures or hears the size of its own."""
     task = predictor.open_task(predictor.tasks[0])
-    return (task.height,) if isinstance(task, ImageTask) else lengths
+    return (task.size,) if task.size else lengths
 
 
 def _first_sample(predictor: Predictor) -> GoldenItem:
@@ -184,8 +183,8 @@ def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | No
     """
     task = predictor.open_task(predictor.tasks[0])
     first = _first_sample(predictor)
-    if isinstance(task, ImageTask):
-        return (first, tokens) if tokens == task.height else None
+    if task.size:
+        return (first, tokens) if tokens == task.size else None
     if tokens > getattr(task, "max_length", tokens):
         return None
     plain = list(itertools.islice(itertools.cycle(_SENTENCE.split()), tokens))

@@ -16,12 +16,12 @@ from satchel_converters.stage import REFERENCE_FULL, Stage
 from satchel_device_profiles import DeviceProfile
 from satchel_runtimes.cold import start_cold
 from satchel_runtimes.errors import ParityError
-from satchel_runtimes.golden import golden_records, judge_tasks, records_from_bytes, run_items
+from satchel_runtimes.golden import golden_records, judge_tasks, read_items, records_from_bytes, run_items
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
-from satchel_runtimes.sessions import Session, Tensors
-from satchel_runtimes.tasks.image import ImageTask
+from satchel_runtimes.sessions import Session
+from satchel_runtimes.tasks import Row
 
 from .evaluate import judge
 from .gates import Evidence
@@ -32,6 +32,7 @@ from .progress import Reporter
 __all__ = [
     "call_of",
     "estimate",
+    "first_row",
     "lengths_of",
     "limits_for",
     "machine_kind",
@@ -157,10 +158,11 @@ def _measure(
         if plan.scheme.name != "fp32":
             pack_twin(prepared, twin(), plan, twin_folder)
             sessions["twin"] = main_graph(load(twin_folder, threads=threads, trust=True))
+        row = first_row(predictor)
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
         for tokens in lengths_of(predictor):
-            calls = {name: call_of(session, tokens) for name, session in sessions.items()}
+            calls = {name: call_of(session, row, tokens) for name, session in sessions.items()}
             times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
@@ -179,25 +181,32 @@ def main_graph(predictor: Predictor) -> Session:
 
 def lengths_of(predictor: Predictor) -> Sequence[int]:
     task = predictor.open_task(predictor.tasks[0])
-    if isinstance(task, ImageTask):
-        return (task.height,)
+    if task.size:
+        return (task.size,)
     longest = getattr(task, "max_length", LENGTHS[-1])
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
-def call_of(session: Session, tokens: int) -> Callable[[], object]:
-    tensors: Tensors = {}
+def first_row(predictor: Predictor) -> Row:
+    """What the first golden sample of the main task is to the main graph."""
+    task, component = predictor.open_task(predictor.tasks[0]), next(iter(predictor.graphs))
+    rows = (
+        row
+        for item in read_items(predictor.bundle)
+        if item.task == task.name
+        for row in task.encode(item.input, task.check_options(item.options))
+    )
+    return next(row for row in rows if row.component == component)
+
+
+def call_of(session: Session, row: Row, tokens: int) -> Callable[[], object]:
+    """A run of the graph on this row, repeated or cut to so many tokens where it has a sequence."""
+    tensors = {}
     for spec in session.inputs:
-        if spec.name == "pixel_values":
-            shape = tuple(size if isinstance(size, int) else 1 for size in spec.shape)
-            tensors[spec.name] = np.random.default_rng(0).standard_normal(shape).astype(spec.dtype)
-            continue
-        values = np.ones((1, tokens), dtype=spec.dtype)
-        if spec.name == "input_ids":
-            values = (np.arange(tokens, dtype=spec.dtype) * 7 + 5)[None] % 1000
-        elif spec.name == "token_type_ids":
-            values = np.zeros((1, tokens), dtype=spec.dtype)
-        tensors[spec.name] = values
+        value = row.tensors[spec.name]
+        if spec.shape[1:2] == ("sequence",):
+            value = np.resize(value, (tokens, *value.shape[1:]))
+        tensors[spec.name] = value[None]
     return lambda: session.run(tensors)
 
 

@@ -148,6 +148,10 @@ class ImageTask(Task):
     def shape(self) -> str:
         return f"{self.height}x{self.width}"
 
+    @property
+    def size(self) -> int:
+        return self.height
+
     def is_single(self, inputs: Input) -> bool:
         return not isinstance(inputs, (list, tuple))
 

@@ -125,6 +125,11 @@ class Task(ABC):
         """The one shape that the graph takes, in words; empty where inputs have a length."""
         return ""
 
+    @property
+    def size(self) -> int:
+        """That shape as one number, under which its times are listed; 0 where inputs have a length."""
+        return 0
+
     @abstractmethod
     def is_single(self, inputs: Input) -> bool:
         """Whether this is one input; otherwise it is a list of them."""

@@ -1,0 +1,10 @@
+"""The rows, a file for each kind of model. A new architecture is one entry in one of them."""
+
+from __future__ import annotations
+
+from ..row import Row
+from . import text
+
+__all__ = ["ROWS"]
+
+ROWS: tuple[Row, ...] = (*text.ROWS,)
