@@ -398,8 +398,15 @@ def test_a_reference_at_chance_proves_nothing_whatever_the_bundle_says(
     assert "the reference does not do this task" in judged.error.why
     with pytest.raises(AccuracyError, match="does not do this task"):
         satchel.convert(
-            news, device="raspberry-pi-5", out=tmp_path / "m.satchel", format="onnx", quantize="fp32", data=data
+            news,
+            device="raspberry-pi-5",
+            quantize="fp32",
+            data=data,
+            out=tmp_path / "m.satchel",
+            report=tmp_path / "r.json",
         )
+    tried = json.loads((tmp_path / "r.json").read_text())["candidates"]
+    assert len(tried) == 1, "the model is at fault, so TFLite does not have its turn"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ class Scheme:
     about: str
     traced: bool = False
     convolutions: bool = False
-    calibrated: bool = False  # takes the ranges of activations from samples
+    calibrated: bool = False  # made with the help of samples
+    ranges: bool = False  # fixes the ranges of activations by them, so they must be like the real inputs
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ SCHEMES = {
             "int8 weights per channel, uint8 activations with ranges from samples",
             convolutions=True,
             calibrated=True,
+            ranges=True,
         ),
         Scheme(
             "int8-mixed",

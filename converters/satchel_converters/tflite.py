@@ -44,6 +44,7 @@ SCHEMES = {
             "int8 weights per channel, int8 activations with ranges from samples, sensitive layers kept better; for convnets",
             convolutions=True,
             calibrated=True,
+            ranges=True,
         ),
         Scheme("int8-weights", "size", 1.02, ">=1.0", "int8 weights per channel, float activations"),
         Scheme("int4-weights", "size", 0.55, ">=2.0", "int4 weights in blocks of 32, int8 embeddings"),

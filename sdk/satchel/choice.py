@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from satchel_runtimes.errors import SatchelError, ToolchainError
 
-from .gates import GATES
+from .gates import GATES, REFUSED
 from .report import Outcome
 
 __all__ = ["Best", "Choice", "choose"]
@@ -41,7 +41,7 @@ def choose(outcomes: Iterable[Outcome], best: Best | None = None) -> Choice:
             passed.append(outcome)
             if best is None:
                 return Choice(outcome, None)
-        elif not isinstance(outcome.refusal, _REFUSALS):
+        elif not isinstance(outcome.refusal, _REFUSALS) or _of_the_model(outcome):
             return Choice(None, outcome.refusal)
         else:
             first = first or outcome.refusal
@@ -49,3 +49,8 @@ def choose(outcomes: Iterable[Outcome], best: Best | None = None) -> Choice:
         chosen, why = best(passed)
         return Choice(chosen, None, why)
     return Choice(None, first)
+
+
+def _of_the_model(outcome: Outcome) -> bool:
+    """Whether the model itself was refused: every other candidate would be refused for the same."""
+    return any(each.status == REFUSED and each.where == "reference" for each in outcome.verdicts)

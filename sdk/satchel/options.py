@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from satchel_converters.format import Format, Plan, check_scheme, format_of
+from satchel_converters.format import Format, Plan, Scheme, check_scheme, format_of
 from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
@@ -184,10 +184,22 @@ def prepare(options: Options) -> Prepared:
     )
     data = _data(options, source, tasks[0])
     own = tuple(read_inputs(options.calibration)) if options.calibration is not None else None
-    if own is None and data is not None and any(each.plan and each.plan.scheme.calibrated for each in candidates):
-        rows = data.rows("calibration", least=_CALIBRATION_ROWS[0], to="calibrate a static scheme")
-        own = tuple(each.input for each in sample(rows, _CALIBRATION_ROWS[1]))
+    if own is None and data is not None:
+        own = _calibration(data, [each.plan.scheme for each in candidates if each.plan])
     return Prepared(options, source, profile, tasks, candidates, budget, out, report, own, data)
+
+
+def _calibration(data: Data, schemes: Sequence[Scheme]) -> tuple[Any, ...] | None:
+    """Inputs of the data's calibration split; None, for the built-in ones, where it has too few and none must be its own.
+
+    Raises:
+        UsageError: too few rows for a scheme that fixes ranges by them.
+    """
+    fixed = any(each.ranges for each in schemes)
+    if not any(each.calibrated for each in schemes) or (not fixed and len(data.calibration) < _CALIBRATION_ROWS[0]):
+        return None
+    rows = data.rows("calibration", least=_CALIBRATION_ROWS[0], to="calibrate a static scheme")
+    return tuple(each.input for each in sample(rows, _CALIBRATION_ROWS[1]))
 
 
 def _data(options: Options, source: SourceModel, task: str) -> Data | None:

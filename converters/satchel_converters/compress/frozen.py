@@ -24,7 +24,11 @@ def frozen_body(
     batches: Sequence[Batch],
     on_batch: Callable[[], None],
 ) -> Callable[[int], Said]:
-    """What the head says of each batch, by its number; the body's parameters ask for no gradient any more."""
+    """What the head says of each batch, by its number; the body's parameters ask for no gradient any more.
+
+    A pooler counts as part of the head: an encoder that was trained for sentences has one that nothing ever trained, and
+    a head on top of it learns little (MiniLM on Reuters R8: 0.56 instead of 0.9).
+    """
     body: Any = model.base_model  # Any: its forward is replaced for a moment
     if body is model:
         raise SupportError(
@@ -32,6 +36,7 @@ def frozen_body(
         )
     body.requires_grad_(False)
     torch.nn.Module.eval(model)  # transformers' own has no types
+    pooled = False
     kept: list[Any] = []
     with torch.no_grad():
         for batch in batches:
@@ -41,9 +46,29 @@ def frozen_body(
                 whole = objective.ask(model, batch)
             finally:
                 handle.remove()
+            pooled = pooled or _pools(body, said[0])
             kept.append(_least(model, objective, batch, said[0], whole))
             on_batch()
-    return lambda number: _with(body, kept[number], lambda: objective.ask(model, batches[number]))
+    if not pooled:
+        return lambda number: _with(body, kept[number], lambda: objective.ask(model, batches[number]))
+    body.pooler.requires_grad_(True)
+
+    def ask(number: int) -> Said:
+        said = kept[number]
+        fresh = type(said)(**{**said, "pooler_output": body.pooler(said["last_hidden_state"])})
+        return _with(body, fresh, lambda: objective.ask(model, batches[number]))
+
+    return ask
+
+
+def _pools(body: Any, said: Any) -> bool:  # Any: a module, and a ModelOutput
+    """Whether the body's pooler is a function of its last states alone."""
+    if getattr(body, "pooler", None) is None or not hasattr(said, "get") or said.get("pooler_output") is None:
+        return False
+    try:
+        return torch.equal(body.pooler(said["last_hidden_state"]), said["pooler_output"])
+    except (TypeError, RuntimeError, IndexError):
+        return False
 
 
 def _least(model: Any, objective: Objective, batch: Batch, said: Any, whole: Said) -> Any:  # Any: a ModelOutput

@@ -52,9 +52,7 @@ def load_headed(source: SourceModel, task: str, labels: Mapping[str, Any]) -> tr
             fix="check that the folder is complete and that the task fits the model",
         ) from None
     mismatched = [str(each[0] if isinstance(each, tuple) else each) for each in info["mismatched_keys"]]
-    absent = sorted(
-        name for name in (*info["missing_keys"], *mismatched) if not is_head(model, name) and "pooler." not in name
-    )
+    absent = sorted(name for name in (*info["missing_keys"], *mismatched) if not is_head(model, name))
     if absent:
         raise IntegrityError(
             f"Cannot train {source.id} for {task}.",
@@ -66,8 +64,8 @@ def load_headed(source: SourceModel, task: str, labels: Mapping[str, Any]) -> tr
 
 
 def is_head(model: transformers.PreTrainedModel, name: str) -> bool:
-    """Whether a parameter belongs to the head and not to the body."""
-    return model.base_model is not model and not name.startswith(f"{model.base_model_prefix}.")
+    """Whether a parameter belongs to the head and not to the body. A pooler is on the way to a head alone."""
+    return model.base_model is not model and (not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name)
 
 
 def student_of(source: SourceModel, task: str, teacher: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
