@@ -4,12 +4,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install test test-fast test-slow test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
 	@echo "make test         lint and the whole test suite"
 	@echo "make test-fast    the tests that need no conversion"
+	@echo "make matrix       every architecture in every format, measured: hours; writes docs/support.md"
 	@echo "make test-slow    the lanes that take minutes: 100,000 predictions, the oldest engine"
 	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
@@ -43,6 +44,10 @@ test: install lint
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow" -x tests/test_architecture.py tests/test_device_profiles.py tests/test_bundle.py tests/test_tensors.py tests/test_toolchain.py
+
+# Every architecture in every format: hours. It goes on where it was; docs/support.md is written at the end.
+matrix: install
+	$(BIN)/python -m benchmarks.matrix
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
