@@ -355,7 +355,9 @@ class TestJson:
     def test_a_refused_conversion_prints_its_report_too(self, tiny: Path, tmp_path: Path) -> None:
         out = tmp_path / "m.satchel"
 
-        done = run("convert", tiny, "--device", DEVICE, "--quantize", "fp32", "-o", out, "--max-size-mb", "1", "--json")
+        only = ("--format", "onnx", "--quantize", "fp32")
+
+        done = run("convert", tiny, "--device", DEVICE, *only, "-o", out, "--max-size-mb", "1", "--json")
 
         assert done.returncode == 13
         report = json.loads(done.stdout)

@@ -483,7 +483,12 @@ class TestNoFalseAlarm:
     def test_the_first_refusal_leaves_nothing_where_nothing_was(self, classifier: Path, tmp_path: Path) -> None:
         with pytest.raises(SizeError):
             satchel.convert(
-                classifier, device=ELSEWHERE, quantize="fp32", max_size_mb=1, out=tmp_path / "out" / "m.satchel"
+                classifier,
+                device=ELSEWHERE,
+                format="onnx",
+                quantize="fp32",
+                max_size_mb=1,
+                out=tmp_path / "out" / "m.satchel",
             )
 
         assert [each.name for each in (tmp_path / "out").iterdir()] == ["m.report.json"]

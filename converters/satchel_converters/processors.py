@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.tasks.task import ModelFacts
-from satchel_runtimes.toolchain import need
 
+from .lean import import_transformers
 from .source import SourceModel
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         SupportError: a tokenizer without a fast form, which no device can run.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
-    transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
+    transformers = import_transformers(f"load {source.id}")
     found = {}
     for name in names:
         auto, options = _AUTO[name]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.tasks import Task, task_class
-from satchel_runtimes.toolchain import need
 
 from ..component import Component
+from ..lean import import_transformers
 from ..processors import Processors, load_processors
 from ..source import SourceModel
 
@@ -52,8 +52,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
         IntegrityError: weights that do not fit the config, or a head that the checkpoint does not have.
         SupportError: an architecture that transformers does not know, or a tokenizer without a fast form.
     """
-    need("torch", extra="convert", to=f"load {source.id}", of="satchel")
-    transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
+    transformers = import_transformers(f"load {source.id}")
     _quiet(transformers)
     task = task_class(task_name)
     chosen = {"attn_implementation": attention} if attention else {}
