@@ -24,7 +24,7 @@ __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
 _BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
-_GENERIC = {"text": ".encoder", "image": ".image"}  # by modality
+_GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio"}  # by modality
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from .task import Row, Task
 __all__ = ["Row", "Task", "list_tasks", "task_class"]
 
 _MODULES = {
+    "audio-classification": ".audio_classification",
+    "automatic-speech-recognition": ".automatic_speech_recognition",
     "feature-extraction": ".feature_extraction",
     "fill-mask": ".fill_mask",
     "image-classification": ".image_classification",
