@@ -173,7 +173,7 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
                 inputs = {name: _as_int32(torch, value) for name, value in example.items()}
                 made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
-        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [""]
             raise SupportError(
                 f"Cannot convert {component.name} to TFLite.",

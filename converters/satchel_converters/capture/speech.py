@@ -1,21 +1,22 @@
 """Speech encoders over samples (wav2vec2 and its kin) that answer to a padded sound exactly as to the sound alone.
 
 transformers' own attention mask keeps padding out of the attention, and no further: the first layer of most checkpoints
-normalises over the whole time, padding with it (`feat_extract_norm="group"`; its documentation says not to pad these at all,
-https://huggingface.co/docs/transformers/model_doc/wav2vec2), a conformer's and data2vec's convolutions carry padding that has become non-zero back
-into the sound, and SEW joins the last odd frame with padding. So here
+normalises over the whole time, padding with it (`feat_extract_norm="group"`; its documentation says not to mask these at all,
+https://huggingface.co/docs/transformers/model_doc/wav2vec2), the convolutions of a conformer and of data2vec carry padding that has
+become non-zero back into the sound, and SEW joins the last odd frame with padding. So here
 
 - group norms take mean and deviation over the valid frames alone,
 - every convolution over frames sees zeros beyond them, as it does at the end of a sound alone,
 - SEW's joined frames end where those of the sound alone end.
 
-For a sound without padding nothing changes. All of it is arithmetic on lengths, without the data-dependent indexing of the
-original, so every format can have it.
+For a sound without padding nothing changes. The model itself is called without a mask, and hooks put masks where they belong: its own
+way is indexing by booleans (`hidden_states[~mask] = 0`), whose size depends on the data, and which no static format has.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,38 +28,40 @@ __all__ = ["of_any_length"]
 class _Valid:
     """What the layers of one call must know of its lengths. One for a model and its copies: hooks refer to it."""
 
-    samples: torch.Tensor  # [batch]
+    samples: torch.Tensor  # [batch], valid ones
     frames: torch.Tensor  # [batch, frames], bool
-    hidden: torch.Tensor  # [batch, frames, width], SEW's frames before they are joined
+    joined: torch.Tensor  # [batch, frames of the attention], bool
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Valid:
         return self
 
 
 def of_any_length(model: torch.nn.Module, kernels: Sequence[int], strides: Sequence[int]) -> torch.nn.Module:
-    """A copy of the model; what was given remains the reference."""
+    """A copy of the model; what was given remains the reference.
+
+    Args:
+        model: with a head for classes or for CTC.
+        kernels: sizes of the convolutions over samples.
+        strides: theirs.
+    """
     made = copy.deepcopy(model)
     valid = _Valid()
 
-    def lengths_known(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def lengths_known(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         valid.samples = kwargs["attention_mask"].sum(-1)
-
-    def frames_of(count: int, attention_mask: torch.Tensor, add_adapter: bool | None = None) -> torch.Tensor:
-        lengths = _after(valid.samples, kernels, strides)
-        valid.frames = torch.arange(count, device=lengths.device)[None] < lengths[:, None]
-        return valid.frames
+        return args, {name: value for name, value in kwargs.items() if name != "attention_mask"}
 
     made.register_forward_pre_hook(lengths_known, with_kwargs=True)
     for name, module in list(made.named_modules()):
-        if hasattr(module, "_get_feature_vector_attention_mask"):
-            module._get_feature_vector_attention_mask = frames_of
         if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1 and "feature_extractor" not in name:
-            module.register_forward_pre_hook(lambda _, args: (args[0] * valid.frames[:, None].to(args[0].dtype),))
-        if hasattr(module, "upsample") and hasattr(module, "pos_conv_embed"):
-            _join_as_alone(module, made.config.squeeze_factor, valid)
+            module.register_forward_pre_hook(lambda _, args: (_masked(args[0], valid.frames[:, None]),))
+        if hasattr(module, "pos_conv_embed"):
+            _mask_encoder(module, kernels, strides, valid)
         for child_name, child in list(module.named_children()):
             if isinstance(child, torch.nn.GroupNorm) and child.num_groups == child.num_channels:
                 setattr(module, child_name, _ValidNorm(child, valid, kernels[:1], strides[:1]))
+    if hasattr(made, "projector"):
+        made.projector.register_forward_hook(lambda _, args, found: _for_mean(found, valid.frames))
     return made
 
 
@@ -66,6 +69,21 @@ def _after(lengths: torch.Tensor, kernels: Sequence[int], strides: Sequence[int]
     for kernel, stride in zip(kernels, strides, strict=True):
         lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
     return lengths
+
+
+def _inside(lengths: torch.Tensor, count: int) -> torch.Tensor:
+    """Bool [batch, count]."""
+    return torch.arange(count, device=lengths.device)[None] < lengths[:, None]
+
+
+def _masked(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return values * mask.to(values.dtype)
+
+
+def _for_mean(found: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """So that the head's mean over all frames is that over the valid ones."""
+    share = found.shape[1] / frames.sum(-1, keepdim=True).to(found.dtype)
+    return _masked(found, frames[..., None]) * share[..., None]
 
 
 class _ValidNorm(torch.nn.Module):
@@ -78,42 +96,53 @@ class _ValidNorm(torch.nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:  # [batch, channels, time]
         lengths = _after(self.valid.samples, self.kernels, self.strides)
-        inside = (torch.arange(values.shape[2], device=values.device)[None] < lengths[:, None])[:, None].to(
-            values.dtype
-        )
+        inside = _inside(lengths, values.shape[2])[:, None]
         count = lengths.to(values.dtype)[:, None, None]
-        centred = values - (values * inside).sum(2, keepdim=True) / count
-        variance = (centred * centred * inside).sum(2, keepdim=True) / count
+        centred = values - _masked(values, inside).sum(2, keepdim=True) / count
+        variance = _masked(centred * centred, inside).sum(2, keepdim=True) / count
         return centred / torch.sqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]
 
 
-def _join_as_alone(encoder: torch.nn.Module, factor: int, valid: _Valid) -> None:
-    """SEW's encoder, which joins `factor` frames into one and splits them again; the rest of a sound's frames become 0.
+def _mask_encoder(encoder: torch.nn.Module, kernels: Sequence[int], strides: Sequence[int], valid: _Valid) -> None:
+    """Zero what comes in beyond the valid frames, and tell each layer's attention which they are."""
+    factor = encoder.config.squeeze_factor if hasattr(encoder, "upsample") else 1
 
-    Its own branch on whether frames are left over would be traced for one parity of the length alone.
+    def entered(module: torch.nn.Module, args: Any) -> tuple[Any, ...]:
+        lengths, count = _after(valid.samples, kernels, strides), args[0].shape[1]
+        valid.frames = _inside(lengths, count)
+        valid.joined = _inside(torch.div(lengths, factor, rounding_mode="floor"), count // factor)
+        return (_masked(args[0], valid.frames[..., None]), *args[1:])
+
+    def attends(layer: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask = valid.joined
+        if not by_key:
+            mask = (1.0 - mask.to(args[0].dtype))[:, None, None] * torch.finfo(args[0].dtype).min
+        return args, {**kwargs, "attention_mask": mask}
+
+    attention = getattr(encoder.layers[0], "attention", None)
+    # WavLM wants a row per sound where the others want what is added to the scores.
+    by_key = attention is not None and "position_bias" in inspect.signature(attention.forward).parameters
+    encoder.register_forward_pre_hook(entered)
+    for layer in encoder.layers:
+        layer.register_forward_pre_hook(attends, with_kwargs=True)
+    if factor > 1:
+        _split_as_alone(encoder, factor, valid)
+
+
+def _split_as_alone(encoder: torch.nn.Module, factor: int, valid: _Valid) -> None:
+    """SEW joins `factor` frames into one and splits them again; what is left over of a sound's frames becomes 0.
+
+    Its own branch on whether any are left over would be traced for one parity of the length alone.
     """
-
-    def only_whole(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        hidden, mask = (*args, kwargs.get("attention_mask"))[:2]
-        valid.hidden = hidden * mask[..., None].to(hidden.dtype)
-        return (valid.hidden.clone(),), {**kwargs, "attention_mask": _whole(mask, factor)}
 
     def padded(module: torch.nn.Module, args: Any, found: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.pad(found, (0, 0, 0, factor))
 
-    def cut(module: torch.nn.Module, args: Any, kwargs: Any, found: Any) -> Any:
-        mask = _whole(valid.frames, factor)
-        last = found.last_hidden_state[:, : mask.shape[1]]
-        found["last_hidden_state"] = last * mask[..., None].to(last.dtype)
+    def cut(module: torch.nn.Module, args: Any, found: Any) -> Any:
+        whole = torch.div(valid.frames.sum(-1), factor, rounding_mode="floor") * factor
+        last = found.last_hidden_state[:, : valid.frames.shape[1]]
+        found["last_hidden_state"] = _masked(last, _inside(whole, valid.frames.shape[1])[..., None])
         return found
 
-    encoder.register_forward_pre_hook(only_whole, with_kwargs=True)
-    # The last odd frame is part of what the positions are computed from, though it is joined with none.
-    encoder.pos_conv_embed.register_forward_pre_hook(lambda _, args: (valid.hidden.transpose(1, 2),))
     encoder.upsample.register_forward_hook(padded)
-    encoder.register_forward_hook(cut, with_kwargs=True)
-
-
-def _whole(mask: torch.Tensor, factor: int) -> torch.Tensor:
-    lengths = torch.div(mask.sum(-1), factor, rounding_mode="floor") * factor
-    return torch.arange(mask.shape[1], device=mask.device)[None] < lengths[:, None]
+    encoder.register_forward_hook(cut)

@@ -10,8 +10,19 @@ import numpy as np
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .audio import AudioTask, audio_steps
-from .task import DISTRIBUTION, INDEPENDENT, LABEL_COLUMNS, NUMBER, Answer, Files, Input, ModelFacts, Row
-from .task import sigmoid, softmax
+from .task import (
+    DISTRIBUTION,
+    INDEPENDENT,
+    LABEL_COLUMNS,
+    NUMBER,
+    Answer,
+    Files,
+    Input,
+    ModelFacts,
+    Row,
+    sigmoid,
+    softmax,
+)
 from .text import choice, labels_of, whole_number
 
 __all__ = ["TASK"]
