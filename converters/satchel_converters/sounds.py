@@ -75,8 +75,9 @@ def _sweep(times: np.ndarray, chance: np.random.RandomState) -> np.ndarray:
 def _noise(times: np.ndarray, chance: np.random.RandomState) -> np.ndarray:
     """Hiss, smoothed more or less, that comes and goes."""
     width = chance.randint(1, 12)
-    hiss: np.ndarray = np.convolve(chance.randn(len(times)), np.ones(width), "same")
-    return hiss * (1 + np.sin(2 * np.pi * chance.randint(1, 12) * times))
+    hiss = np.convolve(chance.randn(len(times)), np.ones(width), "same")
+    swelling: np.ndarray = hiss * (1 + np.sin(2 * np.pi * chance.randint(1, 12) * times))
+    return swelling
 
 
 def _voice(times: np.ndarray, chance: np.random.RandomState) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Models that hear."""
+"""Models that hear, and models of time series."""
 
 from __future__ import annotations
 
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,33 @@ def _spectrogram(folder: Path) -> None:
     save(folder, model, transformers.ASTFeatureExtractor(num_mel_bins=64, max_length=128))
 
 
+def _forecaster(config: Callable[..., Any], sizes: Mapping[str, Any], folder: Path) -> None:
+    made = config(context_length=64, num_input_channels=3, prediction_length=12, **sizes)
+    made.architectures = [f"{config.__name__.removesuffix('Config')}ForPrediction"]
+    model = lively(getattr(transformers, made.architectures[0])(made))
+    past = torch.randn((8, 64, 3), generator=torch.Generator().manual_seed(0)).cumsum(1)
+    save(folder, statistics(model, lambda: model(past_values=past)))
+
+
+def _forecasts(folder: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """By the model itself: there is no pipeline."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
+    with torch.no_grad():
+        found = [model(past_values=torch.from_numpy(each[None, -64:])).prediction_outputs[0].numpy() for each in inputs]
+    return [*found, *found]
+
+
+def _past(number: int, steps: int) -> np.ndarray:
+    return np.random.RandomState(number).randn(steps, 3).cumsum(0).astype(np.float32)
+
+
+def _forecast(name: str, config: Callable[..., Any], **sizes: Any) -> Row:
+    pasts = (_past(0, 64), 100 * _past(1, 64), _past(2, 90))
+    build = functools.partial(_forecaster, config, sizes)
+    return Row(name, "time-series-forecasting", build, pasts, oracle=_forecasts)
+
+
 def _classify(name: str, config: Callable[..., Any], *, fast: bool = False, **sizes: Any) -> Row:
     build = functools.partial(_classifier, config, sizes)
     return Row(name, "audio-classification", build, _SOUNDS, {"top_k": len(LABELS)}, fast=fast)
@@ -123,4 +150,6 @@ ROWS: tuple[Row, ...] = (
         _SOUNDS,
         {"top_k": len(LABELS)},
     ),
+    _forecast("patchtst", transformers.PatchTSTConfig, patch_length=8, patch_stride=4, d_model=32, ffn_dim=48),
+    _forecast("patchtsmixer", transformers.PatchTSMixerConfig, patch_length=8, patch_stride=8, d_model=16),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,7 +38,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     return (_of_samples if "frames" in steps else _of_features)(loaded, steps)
 
 
-def _of_features(loaded: Loaded, steps: dict[str, dict]) -> tuple[Component, ...]:
+def _of_features(loaded: Loaded, steps: Mapping[str, Mapping[str, Any]]) -> tuple[Component, ...]:
     shape = (steps["kaldi_fbank"]["frames"], steps["kaldi_fbank"]["bins"])
     # Two sounds that differ, so that an output that mixes rows shows.
     example = {"input_values": torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))}
@@ -49,7 +50,7 @@ def _of_features(loaded: Loaded, steps: dict[str, dict]) -> tuple[Component, ...
     return (Component("model", module, (Input("input_values", "float32", (batch, *shape)),), outputs, example),)
 
 
-def _of_samples(loaded: Loaded, steps: dict[str, dict]) -> tuple[Component, ...]:
+def _of_samples(loaded: Loaded, steps: Mapping[str, Mapping[str, Any]]) -> tuple[Component, ...]:
     frames = steps["frames"]
     kernels, strides, least = frames["kernels"], frames["strides"], frames["least"]
     longest = getattr(loaded.model.config, "max_source_positions", None)

@@ -60,8 +60,9 @@ def of_any_length(model: torch.nn.Module, kernels: Sequence[int], strides: Seque
         for child_name, child in list(module.named_children()):
             if isinstance(child, torch.nn.GroupNorm) and child.num_groups == child.num_channels:
                 setattr(module, child_name, _ValidNorm(child, valid, kernels[:1], strides[:1]))
-    if hasattr(made, "projector"):
-        made.projector.register_forward_hook(lambda _, args, found: _for_mean(found, valid.frames))
+    head: Any = getattr(made, "projector", None)  # Any: attributes of modules have no types
+    if head is not None:
+        head.register_forward_hook(lambda _, args, found: _for_mean(found, valid.frames))
     return made
 
 
@@ -103,7 +104,7 @@ class _ValidNorm(torch.nn.Module):
         return centred / torch.sqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]
 
 
-def _mask_encoder(encoder: torch.nn.Module, kernels: Sequence[int], strides: Sequence[int], valid: _Valid) -> None:
+def _mask_encoder(encoder: Any, kernels: Sequence[int], strides: Sequence[int], valid: _Valid) -> None:  # Any: as above
     """Zero what comes in beyond the valid frames, and tell each layer's attention which they are."""
     factor = encoder.config.squeeze_factor if hasattr(encoder, "upsample") else 1
 
@@ -125,11 +126,18 @@ def _mask_encoder(encoder: torch.nn.Module, kernels: Sequence[int], strides: Seq
     encoder.register_forward_pre_hook(entered)
     for layer in encoder.layers:
         layer.register_forward_pre_hook(attends, with_kwargs=True)
+    if hasattr(getattr(encoder, "embed_positions", None), "cached_sequence_length"):
+        # A conformer's rotary positions keep those of the last length, and a trace would have these for ever.
+        encoder.embed_positions.register_forward_pre_hook(_forget)
     if factor > 1:
         _split_as_alone(encoder, factor, valid)
 
 
-def _split_as_alone(encoder: torch.nn.Module, factor: int, valid: _Valid) -> None:
+def _forget(positions: Any, args: Any) -> None:  # Any: as above
+    positions.cached_sequence_length = None
+
+
+def _split_as_alone(encoder: Any, factor: int, valid: _Valid) -> None:  # Any: as above
     """SEW joins `factor` frames into one and splits them again; what is left over of a sound's frames becomes 0.
 
     Its own branch on whether any are left over would be traced for one parity of the length alone.

@@ -18,6 +18,7 @@ _MODULES = {
     "question-answering": ".question_answering",
     "sentence-embedding": ".sentence_embedding",
     "text-classification": ".text_classification",
+    "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "zero-shot-classification": ".zero_shot_classification",
 }

@@ -112,7 +112,7 @@ class AudioTask(Task):
             self.rate = int(has["resample"]["rate"])
             self._normalize = "normalize_wave" in has
             self._fbank, self._scale = has.get("kaldi_fbank"), has.get("scale")
-            frames = {"kernels": [], "strides": [], "least": 1} if self._fbank else has["frames"]
+            frames: Mapping[str, Any] = {"kernels": [], "strides": []} if self._fbank else has["frames"]
             self._kernels, self._strides = list(frames["kernels"]), list(frames["strides"])
             self._least = 400 if self._fbank else receptive_field(frames["least"], self._kernels, self._strides)
         except (KeyError, TypeError, ValueError) as error:
@@ -180,8 +180,8 @@ class AudioTask(Task):
         padded = np.pad(found, ((0, frames - len(found)), (0, 0)))
         if self._scale is None:
             return padded
-        scaled: np.ndarray = (padded - self._scale["mean"]) / self._scale["std"]
-        return scaled.astype(np.float32, copy=False)
+        scaled: np.ndarray = ((padded - self._scale["mean"]) / self._scale["std"]).astype(np.float32)
+        return scaled
 
     def sound(self, item: Input) -> Sound:
         """What a user gave, as a sound.

@@ -87,7 +87,7 @@ class Task(ABC):
     batch_size: ClassVar[int] = 8
 
     # What the converter must know, as plain data.
-    auto_model: ClassVar[str]  # the Auto class of transformers that brings the head
+    auto_model: ClassVar[str]  # the Auto class of transformers that brings the head; "architecture": its own class
     architectures: ClassVar[tuple[str, ...]] = ()  # ends of architecture names in config.json that mean this task
     outputs: ClassVar[tuple[str, ...]]  # fields of the model's output, in order
     processors: ClassVar[tuple[str, ...]] = ("tokenizer",)  # or "image_processor", "feature_extractor", or several
