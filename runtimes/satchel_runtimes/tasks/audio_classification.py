@@ -40,13 +40,13 @@ _BY_PROBLEM = {"multi_label_classification": "sigmoid", "regression": "none"}
 class AudioClassification(AudioTask):
     """`predict("clip.wav")` is `[{"label", "score"}, …]`, best first; for a list one such list per sound.
 
-    Options as in the pipeline: `top_k` (a number, or None for all labels); `function_to_apply` is "softmax", "sigmoid"
+    Options as in the pipeline: `top_k` (a number; by default all labels); `function_to_apply` is "softmax", "sigmoid"
     or "none".
     """
 
     name = "audio-classification"
     judged = {"scores": DISTRIBUTION}
-    options = {"top_k": 5, "function_to_apply": None}
+    options = {"top_k": None, "function_to_apply": None}
     auto_model = "AutoModelForAudioClassification"
     architectures = ("ForAudioClassification", "ForSequenceClassification")
     outputs = ("logits",)
@@ -54,7 +54,6 @@ class AudioClassification(AudioTask):
     optional = frozenset({"label"})
     target = "label"
     metrics = ("accuracy", "f1_micro", "f1_macro", "top_5")
-    reply_options = {"top_k": None}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)

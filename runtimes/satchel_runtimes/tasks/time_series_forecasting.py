@@ -84,7 +84,7 @@ class TimeSeriesForecasting(Task):
         given = item.get("values") if isinstance(item, Mapping) and set(item) == {"values"} else item
         try:
             if not isinstance(given, (np.ndarray, list)):
-                raise ValueError("it is no array")
+                raise TypeError("it is no array")
             past: np.ndarray = np.asarray(given, np.float32)
         except (ValueError, TypeError) as error:
             raise self._wrong(type(item).__name__, str(error)) from None
