@@ -20,7 +20,7 @@ from benchmarks.matrix.rows.audio import ROWS
 
 from satchel_converters.capture import Loaded, capture, load_model
 from satchel_converters.reference import torch_graphs
-from satchel_converters.shapes import static_shapes
+from satchel_converters.shapes import static_shapes, token_shapes
 from satchel_converters.sounds import CALIBRATION_SOUNDS, SOUNDS, draw_sound, write_sounds
 from satchel_converters.source import find_source, tasks_for
 from satchel_converters.stage import open_tasks
@@ -213,6 +213,10 @@ class TestPadding:
         found = [shape["samples"] / 16000 for shape in static_shapes(component, (16, 32))]
 
         assert found == [1, 5, 15]
+
+    def test_formats_whose_lengths_are_of_tokens_refuse_it(self, models: Any) -> None:
+        with pytest.raises(SupportError, match="samples"):
+            token_shapes(capture(models("wav2vec2 audio-classification"))[0], (16, 32))
 
 
 class TestAnswers:

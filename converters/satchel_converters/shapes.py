@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from satchel_runtimes.errors import SupportError
+
 from .component import Axis, Component
 
-__all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shapes"]
+__all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shapes", "token_shapes"]
 
 # Batch and length, in the axis's least, of the checks of a graph with dynamic axes; neither is a traced one, and the second
 # batch has padding.
@@ -27,6 +29,22 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     longest = axis.maximum
     taken = [length for length in axis.buckets or buckets if longest is None or length <= longest] or [longest or 128]
     return [{"batch": 1, axis.name: length} for length in taken]
+
+
+def token_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
+    """`static_shapes` for formats whose files are named and chosen by tokens.
+
+    Raises:
+        SupportError: the lengths of this component are of something else.
+    """
+    axis = _length_axis(component)
+    if axis is not None and axis.name != "sequence":
+        raise SupportError(
+            f"Cannot compile {component.name} at fixed lengths.",
+            why=f"its length is one of {axis.name}, and this format's lengths are of tokens",
+            fix="convert to onnx or tflite",
+        )
+    return static_shapes(component, buckets)
 
 
 def length_of(shape: Mapping[str, int]) -> int:

@@ -177,7 +177,7 @@ class AudioTask(Task):
         assert self._fbank is not None
         frames, bins = int(self._fbank["frames"]), int(self._fbank["bins"])
         found = kaldi_fbank(samples, self.rate, bins)[:frames]
-        padded = np.pad(found, ((0, frames - len(found)), (0, 0)))
+        padded: np.ndarray = np.pad(found, ((0, frames - len(found)), (0, 0)))
         if self._scale is None:
             return padded
         scaled: np.ndarray = ((padded - self._scale["mean"]) / self._scale["std"]).astype(np.float32)
