@@ -19,12 +19,16 @@ __all__ = ["Axis", "Component", "Input", "Output", "specs"]
 
 @dataclass(frozen=True)
 class Axis:
-    """A dynamic axis: its name, the sizes that the model takes, and what a size must be a multiple of."""
+    """A dynamic axis: its name, the sizes that the model takes, and what a size must be a multiple of.
+
+    `buckets` are sizes for formats without dynamic axes, where a profile's, which count tokens, do not fit.
+    """
 
     name: str
     minimum: int = 1
     maximum: int | None = None
     multiple: int = 1
+    buckets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from satchel_runtimes.parity import CLASSES, numeric_class
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Recipe, Scheme, copy_twin
 from .process import Tell
-from .shapes import difference, resized, static_shapes
+from .shapes import difference, resized, token_shapes
 
 __all__ = ["FORMAT"]
 
@@ -124,7 +124,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
 
 
 def _files(component: Component, buckets: Sequence[int]) -> list[tuple[dict[str, int], str]]:
-    shapes = static_shapes(component, buckets)
+    shapes = token_shapes(component, buckets)
     return [(shape, _file(component.name, shape.get("sequence", 1), last=shape == shapes[-1])) for shape in shapes]
 
 

@@ -84,6 +84,7 @@ class Processors:
                 if getattr(tokenizer, name, None)
             },
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+            ctc=ctc_of(tokenizer),
         )
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -97,6 +98,22 @@ class Processors:
         if (self.source.folder / "generation_config.json").is_file():
             shutil.copyfile(self.source.folder / "generation_config.json", folder / "generation_config.json")
         return [name for name in _FILES if (folder / name).is_file()]
+
+
+def ctc_of(tokenizer: Any) -> dict[str, Any]:  # Any: classes of transformers, most of them without types
+    """How a tokenizer for CTC makes text of the tokens of frames; empty for any other."""
+    if type(tokenizer).__name__ != "Wav2Vec2CTCTokenizer":
+        return {}
+    names = tokenizer.convert_ids_to_tokens(range(max(tokenizer.get_vocab().values()) + 1))
+    return {
+        "tokens": names,
+        "unknown": tokenizer.unk_token,
+        "blank": tokenizer.pad_token,
+        "delimiter": tokenizer.word_delimiter_token,
+        "space": tokenizer.replace_word_delimiter_char,
+        "lower": bool(tokenizer.do_lower_case),
+        "clean_up": bool(tokenizer.clean_up_tokenization_spaces),
+    }
 
 
 def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
@@ -113,7 +130,8 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found[name] = getattr(transformers, auto).from_pretrained(
             source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
         )
-    if "tokenizer" in found and not found["tokenizer"].is_fast:
+    # A tokenizer for CTC has none: it only joins the tokens of frames, which the bundle says how to do.
+    if "tokenizer" in found and not found["tokenizer"].is_fast and not ctc_of(found["tokenizer"]):
         raise SupportError(
             f"Cannot convert {source.id}.",
             why=f"{type(found['tokenizer']).__name__} has no fast form, and a device runs tokenizer.json only",

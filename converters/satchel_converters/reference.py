@@ -14,6 +14,7 @@ from satchel_runtimes.golden import GoldenItem, run_items
 from satchel_runtimes.manifest import TensorSpec
 from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Task
+from satchel_runtimes.tasks.audio import AudioTask
 from satchel_runtimes.tasks.image import ImageTask
 
 from .component import Component, specs
@@ -123,7 +124,30 @@ def _check_pixels(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
             )
 
 
+_SAMPLES = 1e-5  # of the largest value: float32 rounding of means, and of transforms in another grouping
+
+
+def _check_sounds(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[GoldenItem]) -> None:
+    extractor = loaded.processors.feature_extractor
+    for item in items:
+        task = tasks[item.task]
+        assert isinstance(task, AudioTask)
+        sound = task.sound(item.input)
+        samples = sound.samples(task.rate, 0, sound.length_at(task.rate))
+        ours = task.row_of(sound).tensors["input_values"]
+        theirs = np.asarray(extractor(samples, sampling_rate=task.rate, return_tensors="np")["input_values"][0])
+        alike = ours.shape == theirs.shape and np.abs(ours - theirs).max() <= _SAMPLES * max(np.abs(theirs).max(), 1)
+        if not alike:
+            raise ParityError(
+                f"The feature extractor of {loaded.source.id} cannot be carried.",
+                why=f"{type(extractor).__name__} gives other features than the steps read from it for {item.input}",
+                fix="report this checkpoint; no bundle was written",
+            )
+
+
 _CHECKS: Mapping[tuple[str, ...], Callable[[Loaded, Mapping[str, Task], Sequence[GoldenItem]], None]] = {
     ("tokenizer",): _check_tokens,
     ("image_processor",): _check_pixels,
+    ("feature_extractor",): _check_sounds,
+    ("feature_extractor", "tokenizer"): _check_sounds,
 }

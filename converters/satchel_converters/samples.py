@@ -13,6 +13,7 @@ from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .pictures import CALIBRATION_PICTURES, PICTURES
+from .sounds import CALIBRATION_SOUNDS, SOUNDS
 
 __all__ = ["CALIBRATION_TEXTS", "TEXTS", "calibration_items", "golden_items"]
 
@@ -153,8 +154,13 @@ def calibration_items(task: str, facts: ModelFacts) -> list[GoldenItem]:
     return _items(task, _CALIBRATION, facts)
 
 
-_GOLDEN = {"text": TEXTS, "image": PICTURES}
-_CALIBRATION = {"text": CALIBRATION_TEXTS, "image": CALIBRATION_PICTURES}
+_GOLDEN = {"text": TEXTS, "image": PICTURES, "audio": SOUNDS, "series": tuple(map(str, range(64)))}
+_CALIBRATION = {
+    "text": CALIBRATION_TEXTS,
+    "image": CALIBRATION_PICTURES,
+    "audio": CALIBRATION_SOUNDS,
+    "series": tuple(map(str, range(1000, 1032))),
+}
 
 
 def _items(task: str, kinds: Mapping[str, Sequence[str]], facts: ModelFacts) -> list[GoldenItem]:

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from satchel_runtimes.errors import SupportError
+
 from .component import Axis, Component
 
-__all__ = ["OTHER_SHAPES", "difference", "dynamic_shapes", "resized", "static_shapes"]
+__all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shapes", "token_shapes"]
 
-# Batch and length of the checks of a graph with dynamic axes; neither is a traced one, and the second batch has padding.
-OTHER_SHAPES = ((1, 5), (3, 23))
+# Batch and length, in the axis's least, of the checks of a graph with dynamic axes; neither is a traced one, and the second
+# batch has padding.
+_OTHER_SHAPES = ((1, 5), (3, 23))
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -20,12 +23,38 @@ Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
     """Sizes of the dynamic axes for formats without such: a profile's buckets that the model takes, or the longest that
     it takes where that is less."""
-    axes = {axis.name: axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
-    if "sequence" not in axes:
+    axis = _length_axis(component)
+    if axis is None:
         return [{"batch": 1}]
-    longest = axes["sequence"].maximum
-    taken = [length for length in buckets if longest is None or length <= longest] or [longest or 128]
-    return [{"batch": 1, "sequence": length} for length in taken]
+    longest = axis.maximum
+    taken = [length for length in axis.buckets or buckets if longest is None or length <= longest] or [longest or 128]
+    return [{"batch": 1, axis.name: length} for length in taken]
+
+
+def token_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
+    """`static_shapes` for formats whose files are named and chosen by tokens.
+
+    Raises:
+        SupportError: the lengths of this component are of something else.
+    """
+    axis = _length_axis(component)
+    if axis is not None and axis.name != "sequence":
+        raise SupportError(
+            f"Cannot compile {component.name} at fixed lengths.",
+            why=f"its length is one of {axis.name}, and this format's lengths are of tokens",
+            fix="convert to onnx or tflite",
+        )
+    return static_shapes(component, buckets)
+
+
+def length_of(shape: Mapping[str, int]) -> int:
+    """The size of the axis that is not the batch; 1 where there is none."""
+    return next((size for name, size in shape.items() if name != "batch"), 1)
+
+
+def _length_axis(component: Component) -> Axis | None:
+    axes = (axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis))
+    return next((axis for axis in axes if axis.name != "batch"), None)
 
 
 def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: torch.export.Dim
@@ -43,19 +72,21 @@ def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: t
 
 
 def difference(
-    component: Component, run: Run, shapes: Sequence[tuple[int, int]] = OTHER_SHAPES, *, padded: bool = False
+    component: Component, run: Run, shapes: Sequence[tuple[int, int]] | None = None, *, padded: bool = False
 ) -> float:
     """The largest error of an exported graph against the module, over the largest magnitude, on valid positions.
 
     Args:
         run: the exported graph, from inputs by name to outputs by name.
-        shapes: batch and length of each check.
+        shapes: batch and length of each check; None: two that were not traced.
         padded: pad a batch of one as well.
     """
     import torch
 
     worst = 0.0
-    for batch, length in shapes:
+    axis = _length_axis(component)
+    unit = axis.minimum if axis is not None else 1
+    for batch, length in shapes or [(batch, length * unit) for batch, length in _OTHER_SHAPES]:
         inputs = resized(component, batch, length, padded=padded)
         with torch.inference_mode():
             expected = component.module(**inputs)

@@ -19,7 +19,7 @@ from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
 from .process import Tell
 from .quiet import quiet
-from .shapes import difference, resized, static_shapes
+from .shapes import difference, length_of, resized, static_shapes
 from .tflite_quantize import METHODS, quantize_static
 
 if TYPE_CHECKING:
@@ -170,11 +170,11 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
         made: Any = None  # the converter, once it has a signature
         try:
             for shape in shapes:
-                example = resized(component, 1, shape.get("sequence", 1))
+                example = resized(component, 1, length_of(shape))
                 inputs = {name: _as_int32(torch, value) for name, value in example.items()}
                 made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
-        except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
             lines = str(error).strip().splitlines() or [""]
             raise SupportError(
                 f"Cannot convert {component.name} to TFLite.",
@@ -217,7 +217,7 @@ def _check(component: Component, file: Path, shape: _Shape) -> float:
         found: Mapping[str, Any] = run(**{n: v.astype("int32") if v.dtype == "int64" else v for n, v in inputs.items()})
         return found
 
-    return difference(component, call, ((1, shape.get("sequence", 1)),), padded=True)
+    return difference(component, call, ((1, length_of(shape)),), padded=True)
 
 
 def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:

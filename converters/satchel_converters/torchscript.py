@@ -23,7 +23,7 @@ from satchel_runtimes.toolchain import need
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has
 from .process import Tell
-from .shapes import OTHER_SHAPES, difference, dynamic_shapes, resized, static_shapes
+from .shapes import difference, dynamic_shapes, length_of, resized, static_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +111,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         bind: Mapping[str, int] = {}
         if _error(made, out / file) > _TOLERANCE:
             bind = static_shapes(component, plan.buckets)[-1]
-            length = bind.get("sequence", 1)
+            length = length_of(bind)
             save_trace(trace(made, resized(made, 1, length, padded=True)), out / file)
             # Traced with padding, so that a branch for texts without any is not what is kept; checked with and without.
             worst = max(_error(made, out / file, ((1, length),), padded=padded) for padded in (False, True))
@@ -220,7 +220,7 @@ def save_trace(traced: Any, file: Path, *, freeze: bool = True) -> None:  # Any:
 
 
 def _error(
-    component: Component, file: Path, shapes: Sequence[tuple[int, int]] = OTHER_SHAPES, *, padded: bool = False
+    component: Component, file: Path, shapes: Sequence[tuple[int, int]] | None = None, *, padded: bool = False
 ) -> float:
     torch = need("torch", extra="convert", to=_TO, of="satchel")
     with warnings.catch_warnings():
@@ -231,7 +231,7 @@ def _error(
 def error_of(
     component: Component,
     module: Any,  # Any: a script, or an exported program's module
-    shapes: Sequence[tuple[int, int]] = OTHER_SHAPES,
+    shapes: Sequence[tuple[int, int]] | None = None,
     *,
     padded: bool = False,
 ) -> float:

@@ -33,6 +33,7 @@ from .kit import PARITY
 from .pictures import write_pictures
 from .process import ERROR
 from .samples import calibration_items, golden_items
+from .sounds import write_sounds
 from .stage import CALIBRATION, INPUTS, REFERENCE_FULL, REFERENCE_GOLDEN, STAGE, open_tasks, read_job
 
 _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide output is judged on this many of its own
@@ -56,7 +57,7 @@ def _run(folder: Path) -> None:
     facts = loaded.processors.facts(job.max_length, bound)
     entries = [task_class(name).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts, job.golden)
-    processors += write_pictures(job.tasks, folder)
+    processors += write_pictures(job.tasks, folder) + write_sounds(job.tasks, folder)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))

@@ -24,7 +24,7 @@ __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
 _BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
-_GENERIC = {"text": ".encoder", "image": ".image"}  # by modality
+_GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio", "series": ".series"}  # by modality
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
     task = task_class(task_name)
     chosen = {"attn_implementation": attention} if attention else {}
     common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
-    auto = getattr(transformers, task.auto_model)
+    # Where transformers has no Auto class for a task, the class that the checkpoint names.
+    auto = getattr(transformers, source.architecture if task.auto_model == "architecture" else task.auto_model)
     try:
         model, info = auto.from_pretrained(
             source.folder,

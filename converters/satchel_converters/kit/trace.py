@@ -19,7 +19,7 @@ from satchel_runtimes.tasks import Task
 
 from ..component import Component, specs
 from ..format import Artifact
-from ..shapes import resized, static_shapes
+from ..shapes import resized, token_shapes
 from ..torchscript import call_of, error_of, save_trace
 from ..torchscript import trace as traced
 
@@ -40,7 +40,7 @@ def trace(components: Sequence[Component], buckets: Sequence[int], out: Path, *,
     """
     graphs: list[Graph] = []
     for component in components:
-        shapes = static_shapes(component, buckets)
+        shapes = token_shapes(component, buckets)
         whole = traced(component, component.example)
         if max(_error(component, whole, shape) for shape in shapes) <= _TOLERANCE:
             files = [_save(whole, out / f"{component.name}.pt", reader)] * len(shapes)

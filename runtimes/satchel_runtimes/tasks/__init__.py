@@ -10,12 +10,15 @@ from .task import Row, Task
 __all__ = ["Row", "Task", "list_tasks", "task_class"]
 
 _MODULES = {
+    "audio-classification": ".audio_classification",
+    "automatic-speech-recognition": ".automatic_speech_recognition",
     "feature-extraction": ".feature_extraction",
     "fill-mask": ".fill_mask",
     "image-classification": ".image_classification",
     "question-answering": ".question_answering",
     "sentence-embedding": ".sentence_embedding",
     "text-classification": ".text_classification",
+    "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "zero-shot-classification": ".zero_shot_classification",
 }

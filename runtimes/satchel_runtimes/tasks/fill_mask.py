@@ -13,14 +13,11 @@ from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, forward, log_softmax, softmax
-from .text import TextTask, tokenize_step, whole_number, wrong_type
+from .text import SPACES_TO_CLEAN, TextTask, tokenize_step, whole_number, wrong_type
 
 __all__ = ["TASK"]
 
 _MASKED = 8  # tokens of a text that `reply` masks
-
-# What `clean_up_tokenization_spaces` takes out of a decoded text.
-_SPACES = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class FillMask(TextTask):
@@ -143,7 +140,7 @@ class FillMask(TextTask):
     def _decoded(self, ids: list[int], *, skip: bool) -> str:
         text = str(self.tokenizer.decode(ids, skip_special_tokens=skip))
         if self._cleans_up:
-            for each in _SPACES:
+            for each in SPACES_TO_CLEAN:
                 text = text.replace(each, each.strip())
         return text
 

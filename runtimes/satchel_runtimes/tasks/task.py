@@ -58,6 +58,7 @@ class ModelFacts:
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
     image_processor: Mapping[str, Any] = field(default_factory=dict)  # its settings with all defaults
     feature_extractor: Mapping[str, Any] = field(default_factory=dict)  # of sound; the same
+    ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Row:
     length: int
     extra: Any = None  # what the task needs again for the answer, for instance offsets
     component: str = "model"  # the graph that takes it
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of axes of the outputs, by name, where padding is cut off
 
     @property
     def key(self) -> tuple[str, bytes]:
@@ -85,7 +87,7 @@ class Task(ABC):
     batch_size: ClassVar[int] = 8
 
     # What the converter must know, as plain data.
-    auto_model: ClassVar[str]  # the Auto class of transformers that brings the head
+    auto_model: ClassVar[str]  # the Auto class of transformers that brings the head; "architecture": its own class
     architectures: ClassVar[tuple[str, ...]] = ()  # ends of architecture names in config.json that mean this task
     outputs: ClassVar[tuple[str, ...]]  # fields of the model's output, in order
     processors: ClassVar[tuple[str, ...]] = ("tokenizer",)  # or "image_processor", "feature_extractor", or several
@@ -218,7 +220,7 @@ def forward(graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int)
     if len(rows) == 1:
         session = graphs[rows[0].component]
         outputs = session.run({spec.name: rows[0].tensors[spec.name][None] for spec in session.inputs})
-        yield 0, {name: value[0] for name, value in outputs.items()}
+        yield 0, {spec.name: _valid(outputs[spec.name][0], spec, rows[0].sizes) for spec in session.outputs}
         return
     for component in dict.fromkeys(row.component for row in rows):
         order = sorted((i for i, row in enumerate(rows) if row.component == component), key=lambda i: rows[i].length)
@@ -230,15 +232,19 @@ def _forward_batch(session: Session, rows: Sequence[Row], batch: Sequence[int]) 
     outputs = session.run(
         {spec.name: _pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
     )
-    sequences = {spec.name: "sequence" in spec.shape[1:] for spec in session.outputs}
     for place, i in enumerate(batch):
-        yield (
-            i,
-            {
-                name: value[place, : rows[i].length] if sequences[name] else value[place]
-                for name, value in outputs.items()
-            },
-        )
+        sizes = {"sequence": rows[i].length, **rows[i].sizes}
+        yield i, {spec.name: _valid(outputs[spec.name][place], spec, sizes) for spec in session.outputs}
+
+
+def _valid(value: np.ndarray, spec: TensorSpec, sizes: Mapping[str, int]) -> np.ndarray:
+    """One row of an output without what padding added to it."""
+    if not any(axis in sizes for axis in spec.shape[1:]):
+        return value
+    valid: np.ndarray = value[
+        tuple([slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in spec.shape[1:]])
+    ]
+    return valid
 
 
 def _pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:

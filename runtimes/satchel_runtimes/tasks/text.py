@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 __all__ = [
+    "SPACES_TO_CLEAN",
     "TOKENIZER_FILE",
     "TextTask",
     "Tokens",
@@ -40,6 +41,10 @@ def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy
         "tokenize",
         {"file": TOKENIZER_FILE, "max_length": length, "truncation": policy, "side": facts.truncation_side},
     )
+
+
+# What `clean_up_tokenization_spaces` takes out of a decoded text, in its order.
+SPACES_TO_CLEAN = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class TextTask(Task):

@@ -12,7 +12,7 @@ from .show import as_json, key_values, size, table
 
 __all__ = ["inspect"]
 
-_PICTURES = "golden/pictures/"  # one row for all of them
+_MANY = ("golden/pictures/", "golden/sounds/")  # one row for all of each
 
 
 @click.command()
@@ -66,13 +66,14 @@ def inspect(bundle: Path, json_: bool) -> None:
     click.echo()
     table("", ("graph", "file", "inputs", "outputs"), graphs)
     click.echo()
-    pictures = [digest.bytes for name, digest in manifest.files.items() if name.startswith(_PICTURES)]
     files = [
         (name, size(digest.bytes), digest.sha256[:16])
         for name, digest in manifest.files.items()
-        if not name.startswith(_PICTURES)
+        if not name.startswith(_MANY)
     ]
-    files += [(f"{_PICTURES}*.png, {len(pictures)} files", size(sum(pictures)), "")] if pictures else []
+    for folder in _MANY:
+        held = [digest.bytes for name, digest in manifest.files.items() if name.startswith(folder)]
+        files += [(f"{folder}*, {len(held)} files", size(sum(held)), "")] if held else []
     table("", ("file", "size", "sha256"), files)
 
 
