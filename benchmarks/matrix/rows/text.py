@@ -25,30 +25,79 @@ _SMALL: Mapping[str, Any] = {
     "intermediate_size": 48,
     "max_position_embeddings": 140,
 }
-_HEADS = {"text-classification": "AutoModelForSequenceClassification", "fill-mask": "AutoModelForMaskedLM"}
+_INPUTS: Mapping[str, Mapping[str, Any]] = {
+    "wordpiece": {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
+    "bpe": {},
+    "unigram": {},
+}
+_HEADS = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "fill-mask": "AutoModelForMaskedLM",
+    "feature-extraction": "AutoModel",
+}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"text-classification": {"top_k": None}}
 
 
 def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head: str, folder: Path) -> None:
     """A model of a config class with a tokenizer of its kind and a head for `LABELS`."""
-    words = tokenizer(kind)
-    made = config(vocab_size=len(words), pad_token_id=words.pad_token_id, **{**_SMALL, **sizes})
+    words = tokenizer(kind, **_INPUTS[kind])
+    special = {
+        f"{name}_token_id": found
+        for name in ("pad", "bos", "eos", "cls", "sep")
+        if (found := getattr(words, f"{name}_token_id")) is not None
+    }
+    made = config(vocab_size=len(words), **{**special, **_SMALL, **sizes})
     named_labels(made)
     words.model_max_length = 128
     save(folder, lively(getattr(transformers, head).from_config(made)), words)
 
 
-def _row(name: str, config: Callable[..., Any], kind: str = "wordpiece", *, fast: bool = False, **sizes: Any) -> Row:
-    task = "text-classification"
-    return Row(
-        name, task, functools.partial(_build, config, kind, sizes, _HEADS[task]), _TEXTS, {"top_k": None}, fast=fast
-    )
+def _row(
+    name: str,
+    config: Callable[..., Any],
+    kind: str = "wordpiece",
+    task: str = "text-classification",
+    *,
+    fast: bool = False,
+    **sizes: Any,
+) -> Row:
+    texts = _TEXTS
+    if task == "fill-mask":
+        mask = tokenizer(kind).mask_token
+        texts = (f"Where is my {mask}?", f"A small model that {mask} quickly is often better than a large one.", mask)
+    build = functools.partial(_build, config, kind, sizes, _HEADS[task])
+    return Row(name, task, build, texts, _OPTIONS.get(task, {}), fast=fast)
 
+
+_XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4}
+_MOBILEBERT = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 32}
+_REMBERT = {"input_embedding_size": 16, "output_embedding_size": 40}
+_NEAR = {"local_attention": 8, "layer_types": ["full_attention", "sliding_attention"]}
 
 ROWS: tuple[Row, ...] = (
     _row("bert", transformers.BertConfig, fast=True),
     _row("roberta", transformers.RobertaConfig, "bpe"),
-    _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram"),
+    _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
+    _row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),
     _row("albert", transformers.AlbertConfig, "unigram", embedding_size=16),
     _row("electra", transformers.ElectraConfig, embedding_size=16),
     _row("distilbert", transformers.DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
+    _row("mobilebert", transformers.MobileBertConfig, task="fill-mask", **_MOBILEBERT),
+    _row("deberta", transformers.DebertaConfig, "bpe", **_DEBERTA),
+    _row(
+        "deberta-v2", transformers.DebertaV2Config, "unigram", position_buckets=8, norm_rel_ebd="layer_norm", **_DEBERTA
+    ),
+    _row("mpnet", transformers.MPNetConfig, task="feature-extraction"),
+    _row("modernbert", transformers.ModernBertConfig, "bpe", "fill-mask", **_NEAR),
+    _row("squeezebert", transformers.SqueezeBertConfig, embedding_size=32),
+    _row("roformer", transformers.RoFormerConfig, task="token-classification", embedding_size=16),
+    _row("nystromformer", transformers.NystromformerConfig, "unigram"),
+    _row("convbert", transformers.ConvBertConfig, embedding_size=16),
+    _row("rembert", transformers.RemBertConfig, "unigram", **_REMBERT),
+    _row("megatron-bert", transformers.MegatronBertConfig, task="fill-mask"),
+    _row("ibert", transformers.IBertConfig, "bpe"),
+    _row("xlm", transformers.XLMConfig, "bpe", **_XLM),
+    _row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
 )
