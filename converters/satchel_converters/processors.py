@@ -38,6 +38,10 @@ _FILES = (
 )
 
 
+# Tokenizers of transformers that need no vocabulary: what they read, and what they add to its number.
+_UNITS = {"CanineTokenizer": ("character", 0), "PerceiverTokenizer": ("byte", 6)}
+
+
 @dataclass(frozen=True)
 class Processors:
     """Those of one model that its task needs."""
@@ -84,6 +88,7 @@ class Processors:
                 if getattr(tokenizer, name, None)
             },
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
+            characters=_characters(tokenizer),
         )
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -103,7 +108,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
     """Load what `names` lists from the source's folder.
 
     Raises:
-        SupportError: a tokenizer without a fast form, which no device can run.
+        SupportError: a tokenizer without a fast form, which no device can run, unless it needs no vocabulary.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
     transformers = need("transformers", extra="convert", to=f"load {source.id}", of="satchel")
@@ -113,10 +118,29 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found[name] = getattr(transformers, auto).from_pretrained(
             source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
         )
-    if "tokenizer" in found and not found["tokenizer"].is_fast:
+    tokenizer = found.get("tokenizer")
+    if tokenizer is not None and not tokenizer.is_fast and type(tokenizer).__name__ not in _UNITS:
         raise SupportError(
             f"Cannot convert {source.id}.",
-            why=f"{type(found['tokenizer']).__name__} has no fast form, and a device runs tokenizer.json only",
+            why=f"{type(tokenizer).__name__} has no fast form, and a device runs tokenizer.json only",
             fix="use a checkpoint with tokenizer.json",
         )
     return Processors(source, found)
+
+
+def _characters(tokenizer: Any) -> dict[str, Any]:
+    """Options of the step "characters", read from what the tokenizer does; none for one with a vocabulary."""
+    if type(tokenizer).__name__ not in _UNITS:
+        return {}
+    unit, offset = _UNITS[type(tokenizer).__name__]
+    first, last = tokenizer("")["input_ids"]
+    pair = tokenizer("a", "a")
+    return {
+        "unit": unit,
+        "offset": offset,
+        "first": first,
+        "last": last,
+        "pair_type": pair.get("token_type_ids", [0])[-1],
+        # One that is a single character is its own number anyway.
+        "specials": {str(name): i for name, i in tokenizer.get_added_vocab().items() if len(str(name)) > 1},
+    }

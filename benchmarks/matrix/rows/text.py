@@ -47,7 +47,8 @@ def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head
         for name in ("pad", "bos", "eos", "cls", "sep")
         if (found := getattr(words, f"{name}_token_id")) is not None
     }
-    made = config(vocab_size=len(words), **{**special, **_SMALL, **sizes})
+    given = {"vocab_size": len(words), **special, **_SMALL, **sizes}
+    made = config(**{name: value for name, value in given.items() if value is not None})
     named_labels(made)
     words.model_max_length = 128
     save(folder, lively(getattr(transformers, head).from_config(made)), words)
@@ -74,7 +75,34 @@ _XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4}
 _MOBILEBERT = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
 _DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 32}
 _REMBERT = {"input_embedding_size": 16, "output_embedding_size": 40}
+_OWN_NAMES: Mapping[str, Any] = dict.fromkeys(_SMALL)  # for configs that name their sizes otherwise
+_FUNNEL = {**_OWN_NAMES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48, "block_sizes": [1, 2, 1]}
+_XLNET = {**_OWN_NAMES, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
 _NEAR = {"local_attention": 8, "layer_types": ["full_attention", "sliding_attention"]}
+
+
+def _characters(config: Callable[..., Any], words: Any, sizes: Mapping[str, Any], head: str, folder: Path) -> None:
+    """A model that reads characters or bytes, with its tokenizer, which has no file."""
+    made = config(**sizes)
+    named_labels(made)
+    save(folder, lively(getattr(transformers, head).from_config(made)), words(model_max_length=128))
+
+
+def _of_characters(name: str, config: Any, words: Any, task: str, **sizes: Any) -> Row:
+    build = functools.partial(_characters, config, words, sizes, _HEADS[task])
+    return Row(name, task, build, _TEXTS, _OPTIONS.get(task, {}))
+
+
+_CANINE = {**_SMALL, "num_hash_buckets": 64, "local_transformer_stride": 16}
+_PERCEIVER = {
+    "num_latents": 8,
+    "d_latents": 32,
+    "d_model": 24,
+    "num_self_attends_per_block": 2,
+    "num_self_attention_heads": 4,
+    "num_cross_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 
 ROWS: tuple[Row, ...] = (
     _row("bert", transformers.BertConfig, fast=True),
@@ -100,4 +128,13 @@ ROWS: tuple[Row, ...] = (
     _row("ibert", transformers.IBertConfig, "bpe"),
     _row("xlm", transformers.XLMConfig, "bpe", **_XLM),
     _row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
+    _row("longformer", transformers.LongformerConfig, "bpe", attention_window=8),
+    _row("longformer", transformers.LongformerConfig, "bpe", "token-classification", attention_window=[8, 16]),
+    _row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
+    _row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
+    _row("funnel", transformers.FunnelConfig, **_FUNNEL),
+    _of_characters("canine", transformers.CanineConfig, transformers.CanineTokenizer, "text-classification", **_CANINE),
+    _of_characters(
+        "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "text-classification", **_PERCEIVER
+    ),
 )
