@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 
 from ..row import Row, lively, named_labels, save, tokenizer
@@ -35,7 +37,37 @@ _HEADS = {
     "token-classification": "AutoModelForTokenClassification",
     "fill-mask": "AutoModelForMaskedLM",
     "feature-extraction": "AutoModel",
+    "multiple-choice": "AutoModelForMultipleChoice",
 }
+_QUESTIONS = (
+    {"text": "The train was late.", "choices": ["We waited.", "We took the book that lay on the table.", "No."]},
+    {"text": "She opened the door, and then the window, for it was warm.", "choices": ["It was cold.", "It was warm."]},
+    {"text": "Rain.", "choices": ["An umbrella is what you need."]},
+)
+
+
+def _choose(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Choices as the model's documentation has them: pairs side by side, one softmax."""
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    head = transformers.AutoModelForMultipleChoice.from_pretrained(model).eval()
+    alone = []
+    for each in inputs:
+        choices = each["choices"]
+        pairs = words([each["text"]] * len(choices), choices, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            scores = head(**{name: value[None] for name, value in pairs.items()}).logits[0].softmax(0).tolist()
+        ranked = sorted(zip(choices, scores, strict=True), key=lambda pair: -pair[1])
+        alone.append([{"label": choice, "score": score} for choice, score in ranked])
+    return [*alone, *alone]
+
+
+def _features(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The pipeline's nested lists as the arrays that they are."""
+    ask = transformers.pipeline("feature-extraction", model=str(model))
+    return [np.array(ask(each)) for each in (*inputs, *inputs)]
+
+
+_ORACLES = {"multiple-choice": _choose, "feature-extraction": _features}
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {"text-classification": {"top_k": None}}
 
 
@@ -68,7 +100,8 @@ def _row(
         mask = tokenizer(kind).mask_token
         texts = (f"Where is my {mask}?", f"A small model that {mask} quickly is often better than a large one.", mask)
     build = functools.partial(_build, config, kind, sizes, _HEADS[task])
-    return Row(name, task, build, texts, _OPTIONS.get(task, {}), fast=fast)
+    inputs = _QUESTIONS if task == "multiple-choice" else texts
+    return Row(name, task, build, inputs, _OPTIONS.get(task, {}), oracle=_ORACLES.get(task), fast=fast)
 
 
 _XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4}
@@ -106,6 +139,7 @@ _PERCEIVER = {
 
 ROWS: tuple[Row, ...] = (
     _row("bert", transformers.BertConfig, fast=True),
+    _row("bert", transformers.BertConfig, task="multiple-choice"),
     _row("roberta", transformers.RobertaConfig, "bpe"),
     _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
     _row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),

@@ -24,15 +24,20 @@ __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {
     "canine": ".canine",
+    "convbert": ".neighbours",
     "efficientnet": ".efficientnet",
     "flaubert": ".xlm",
     "funnel": ".funnel",
     "longformer": ".longformer",
+    "mobilebert": ".neighbours",
     "modernbert": ".modernbert",
+    "nystromformer": ".neighbours",
     "xlm": ".xlm",
     "xlnet": ".xlnet",
 }
-_BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
+_BY_TASK: dict[str, str] = {
+    "multiple-choice": ".choices"
+}  # tasks whose models are several graphs, or are called in another way
 _GENERIC = {"text": ".encoder", "image": ".image"}  # by modality
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["capture", "with_masks"]
 
 
-def _masks(module: Any, _: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _masks(module: Any, given: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     valid = named["attention_mask"]
     if valid.dim() != 2:
         raise ValueError("the mask is 2-D")
@@ -32,7 +32,7 @@ def _masks(module: Any, _: Any, named: dict[str, Any]) -> tuple[tuple[Any, ...],
     near = ((places[:, None] - places[None, :]).abs() <= module.config.local_attention // 2).to(torch.float32)
     lowest = torch.finfo(torch.float32).min
     masks = {"full_attention": (1.0 - full) * lowest, "sliding_attention": (1.0 - full * near) * lowest}
-    return (), {**named, "attention_mask": masks}
+    return given, {**named, "attention_mask": masks}
 
 
 def with_masks(model: torch.nn.Module) -> torch.nn.Module:
