@@ -38,6 +38,10 @@ _FILES = (
 )
 
 
+# Tokenizers of transformers that need no vocabulary: what they read, and what they add to its number.
+_UNITS = {"CanineTokenizer": ("character", 0), "PerceiverTokenizer": ("byte", 6)}
+
+
 @dataclass(frozen=True)
 class Processors:
     """Those of one model that its task needs."""
@@ -85,6 +89,7 @@ class Processors:
             },
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
+            characters=_characters(tokenizer),
         )
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -120,7 +125,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
     """Load what `names` lists from the source's folder.
 
     Raises:
-        SupportError: a tokenizer without a fast form, which no device can run.
+        SupportError: a tokenizer without a fast form, which no device can run, unless it needs no vocabulary.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
     transformers = import_transformers(f"load {source.id}")
@@ -130,11 +135,31 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found[name] = getattr(transformers, auto).from_pretrained(
             source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
         )
-    # A tokenizer for CTC has none: it only joins the tokens of frames, which the bundle says how to do.
-    if "tokenizer" in found and not found["tokenizer"].is_fast and not ctc_of(found["tokenizer"]):
+    tokenizer = found.get("tokenizer")
+    # One for CTC only joins the tokens of frames, which the bundle says how to do; one of characters needs no vocabulary.
+    known = tokenizer is None or tokenizer.is_fast or type(tokenizer).__name__ in _UNITS or ctc_of(tokenizer)
+    if not known:
         raise SupportError(
             f"Cannot convert {source.id}.",
-            why=f"{type(found['tokenizer']).__name__} has no fast form, and a device runs tokenizer.json only",
+            why=f"{type(tokenizer).__name__} has no fast form, and a device runs tokenizer.json only",
             fix="use a checkpoint with tokenizer.json",
         )
     return Processors(source, found)
+
+
+def _characters(tokenizer: Any) -> dict[str, Any]:
+    """Options of the step "characters", read from what the tokenizer does; none for one with a vocabulary."""
+    if type(tokenizer).__name__ not in _UNITS:
+        return {}
+    unit, offset = _UNITS[type(tokenizer).__name__]
+    first, last = tokenizer("")["input_ids"]
+    pair = tokenizer("a", "a")
+    return {
+        "unit": unit,
+        "offset": offset,
+        "first": first,
+        "last": last,
+        "pair_type": pair.get("token_type_ids", [0])[-1],
+        # One that is a single character is its own number anyway.
+        "specials": {str(name): i for name, i in tokenizer.get_added_vocab().items() if len(str(name)) > 1},
+    }

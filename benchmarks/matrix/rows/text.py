@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 
 from ..row import Row, lively, named_labels, save, tokenizer
@@ -25,30 +27,148 @@ _SMALL: Mapping[str, Any] = {
     "intermediate_size": 48,
     "max_position_embeddings": 140,
 }
-_HEADS = {"text-classification": "AutoModelForSequenceClassification", "fill-mask": "AutoModelForMaskedLM"}
+_INPUTS: Mapping[str, Mapping[str, Any]] = {
+    "wordpiece": {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
+    "bpe": {},
+    "unigram": {},
+}
+_HEADS = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "fill-mask": "AutoModelForMaskedLM",
+    "feature-extraction": "AutoModel",
+    "multiple-choice": "AutoModelForMultipleChoice",
+}
+_QUESTIONS = (
+    {"text": "The train was late.", "choices": ["We waited.", "We took the book that lay on the table.", "No."]},
+    {"text": "She opened the door, and then the window, for it was warm.", "choices": ["It was cold.", "It was warm."]},
+    {"text": "Rain.", "choices": ["An umbrella is what you need."]},
+)
+
+
+def _choose(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Choices as the model's documentation has them: pairs side by side, one softmax."""
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    head = transformers.AutoModelForMultipleChoice.from_pretrained(model).eval()
+    alone = []
+    for each in inputs:
+        choices = each["choices"]
+        pairs = words([each["text"]] * len(choices), choices, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            scores = head(**{name: value[None] for name, value in pairs.items()}).logits[0].softmax(0).tolist()
+        ranked = sorted(zip(choices, scores, strict=True), key=lambda pair: -pair[1])
+        alone.append([{"label": choice, "score": score} for choice, score in ranked])
+    return [*alone, *alone]
+
+
+def _features(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The pipeline's nested lists as the arrays that they are."""
+    ask = transformers.pipeline("feature-extraction", model=str(model))
+    return [np.array(ask(each)) for each in (*inputs, *inputs)]
+
+
+_ORACLES = {"multiple-choice": _choose, "feature-extraction": _features}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {"text-classification": {"top_k": None}}
 
 
 def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head: str, folder: Path) -> None:
     """A model of a config class with a tokenizer of its kind and a head for `LABELS`."""
-    words = tokenizer(kind)
-    made = config(vocab_size=len(words), pad_token_id=words.pad_token_id, **{**_SMALL, **sizes})
+    words = tokenizer(kind, **_INPUTS[kind])
+    special = {
+        f"{name}_token_id": found
+        for name in ("pad", "bos", "eos", "cls", "sep")
+        if (found := getattr(words, f"{name}_token_id")) is not None
+    }
+    given = {"vocab_size": len(words), **special, **_SMALL, **sizes}
+    made = config(**{name: value for name, value in given.items() if value is not None})
     named_labels(made)
     words.model_max_length = 128
     save(folder, lively(getattr(transformers, head).from_config(made)), words)
 
 
-def _row(name: str, config: Callable[..., Any], kind: str = "wordpiece", *, fast: bool = False, **sizes: Any) -> Row:
-    task = "text-classification"
-    return Row(
-        name, task, functools.partial(_build, config, kind, sizes, _HEADS[task]), _TEXTS, {"top_k": None}, fast=fast
-    )
+def _row(
+    name: str,
+    config: Callable[..., Any],
+    kind: str = "wordpiece",
+    task: str = "text-classification",
+    *,
+    fast: bool = False,
+    **sizes: Any,
+) -> Row:
+    texts = _TEXTS
+    if task == "fill-mask":
+        mask = tokenizer(kind).mask_token
+        texts = (f"Where is my {mask}?", f"A small model that {mask} quickly is often better than a large one.", mask)
+    build = functools.partial(_build, config, kind, sizes, _HEADS[task])
+    inputs = _QUESTIONS if task == "multiple-choice" else texts
+    return Row(name, task, build, inputs, _OPTIONS.get(task, {}), oracle=_ORACLES.get(task), fast=fast)
 
+
+_XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4}
+_MOBILEBERT = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 32}
+_REMBERT = {"input_embedding_size": 16, "output_embedding_size": 40}
+_OWN_NAMES: Mapping[str, Any] = dict.fromkeys(_SMALL)  # for configs that name their sizes otherwise
+_FUNNEL = {**_OWN_NAMES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48, "block_sizes": [1, 2, 1]}
+_XLNET = {**_OWN_NAMES, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
+_NEAR = {"local_attention": 8, "layer_types": ["full_attention", "sliding_attention"]}
+
+
+def _characters(config: Callable[..., Any], words: Any, sizes: Mapping[str, Any], head: str, folder: Path) -> None:
+    """A model that reads characters or bytes, with its tokenizer, which has no file."""
+    made = config(**sizes)
+    named_labels(made)
+    save(folder, lively(getattr(transformers, head).from_config(made)), words(model_max_length=128))
+
+
+def _of_characters(name: str, config: Any, words: Any, task: str, **sizes: Any) -> Row:
+    build = functools.partial(_characters, config, words, sizes, _HEADS[task])
+    return Row(name, task, build, _TEXTS, _OPTIONS.get(task, {}))
+
+
+_CANINE = {**_SMALL, "num_hash_buckets": 64, "local_transformer_stride": 16}
+_PERCEIVER = {
+    "num_latents": 8,
+    "d_latents": 32,
+    "d_model": 24,
+    "num_self_attends_per_block": 2,
+    "num_self_attention_heads": 4,
+    "num_cross_attention_heads": 4,
+    "max_position_embeddings": 128,
+}
 
 ROWS: tuple[Row, ...] = (
     _row("bert", transformers.BertConfig, fast=True),
+    _row("bert", transformers.BertConfig, task="multiple-choice"),
     _row("roberta", transformers.RobertaConfig, "bpe"),
-    _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram"),
+    _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
+    _row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),
     _row("albert", transformers.AlbertConfig, "unigram", embedding_size=16),
     _row("electra", transformers.ElectraConfig, embedding_size=16),
     _row("distilbert", transformers.DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
+    _row("mobilebert", transformers.MobileBertConfig, task="fill-mask", **_MOBILEBERT),
+    _row("deberta", transformers.DebertaConfig, "bpe", **_DEBERTA),
+    _row(
+        "deberta-v2", transformers.DebertaV2Config, "unigram", position_buckets=8, norm_rel_ebd="layer_norm", **_DEBERTA
+    ),
+    _row("mpnet", transformers.MPNetConfig, task="feature-extraction"),
+    _row("modernbert", transformers.ModernBertConfig, "bpe", "fill-mask", **_NEAR),
+    _row("squeezebert", transformers.SqueezeBertConfig, embedding_size=32),
+    _row("roformer", transformers.RoFormerConfig, task="token-classification", embedding_size=16),
+    _row("nystromformer", transformers.NystromformerConfig, "unigram"),
+    _row("convbert", transformers.ConvBertConfig, embedding_size=16),
+    _row("rembert", transformers.RemBertConfig, "unigram", **_REMBERT),
+    _row("megatron-bert", transformers.MegatronBertConfig, task="fill-mask"),
+    _row("ibert", transformers.IBertConfig, "bpe"),
+    _row("xlm", transformers.XLMConfig, "bpe", **_XLM),
+    _row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
+    _row("longformer", transformers.LongformerConfig, "bpe", attention_window=8),
+    _row("longformer", transformers.LongformerConfig, "bpe", "token-classification", attention_window=[8, 16]),
+    _row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
+    _row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
+    _row("funnel", transformers.FunnelConfig, **_FUNNEL),
+    _of_characters("canine", transformers.CanineConfig, transformers.CanineTokenizer, "text-classification", **_CANINE),
+    _of_characters(
+        "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "text-classification", **_PERCEIVER
+    ),
 )

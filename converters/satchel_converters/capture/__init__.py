@@ -22,8 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "capture", "load_model"]
 
-_BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
-_BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
+_BY_MODEL_TYPE: dict[str, str] = {
+    "canine": ".canine",
+    "convbert": ".neighbours",
+    "efficientnet": ".efficientnet",
+    "flaubert": ".xlm",
+    "funnel": ".funnel",
+    "longformer": ".longformer",
+    "mobilebert": ".neighbours",
+    "modernbert": ".modernbert",
+    "nystromformer": ".neighbours",
+    "xlm": ".xlm",
+    "xlnet": ".xlnet",
+}
+_BY_TASK: dict[str, str] = {"multiple-choice": ".choices"}  # of several graphs, or called in another way
 _GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio", "series": ".series"}  # by modality
 
 
@@ -70,7 +82,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             **common,
         )
         processors = load_processors(source, task.processors)
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
+    except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         # transformers reports every mismatch between files and classes with one of these.
         raise SupportError(
             f"Cannot load {source.id} for {task_name}.",

@@ -54,6 +54,9 @@ class ModelFacts:
     special_tokens: Mapping[str, str] = field(
         default_factory=dict
     )  # "unk_token", "pad_token" … as transformers has them
+    characters: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # options of that step, where there is no tokenizer.json
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
     image_processor: Mapping[str, Any] = field(default_factory=dict)  # its settings with all defaults

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
+from .characters import CharacterTokenizer
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ POLICIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
 def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy: str = "longest_first") -> Step:
     """The step that turns text into ids. Texts beyond `max_length` tokens are cut, as the policy says, on any device."""
     length = min(max_length or facts.max_length, facts.max_length)
-    return Step(
-        "tokenize",
-        {"file": TOKENIZER_FILE, "max_length": length, "truncation": policy, "side": facts.truncation_side},
-    )
+    cut = {"max_length": length, "truncation": policy, "side": facts.truncation_side}
+    if facts.characters:
+        return Step("characters", {**facts.characters, **cut})
+    return Step("tokenize", {"file": TOKENIZER_FILE, **cut})
 
 
 # What `clean_up_tokenization_spaces` takes out of a decoded text, in its order.
@@ -56,7 +57,7 @@ class TextTask(Task):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         self.entry_ = entry
         self._files = files
-        step = next((each for each in entry.preprocess if each.step == "tokenize"), None)
+        step = next((each for each in entry.preprocess if each.step in ("tokenize", "characters")), None)
         if step is None:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -65,13 +66,15 @@ class TextTask(Task):
             )
         self.max_length: int = step.options["max_length"]
         self._step = step
-        self._tokenizers: dict[bool, tokenizers.Tokenizer] = {}
+        self._tokenizers: dict[bool, Any] = {}  # Any: of `tokenizers`, or a CharacterTokenizer
         self._lock = threading.Lock()
         self.tokenizer = self._open(truncate=step.options["truncation"] != "do_not_truncate")
 
-    def _open(self, *, truncate: bool) -> tokenizers.Tokenizer:
+    def _open(self, *, truncate: bool) -> Any:  # Any: as above
         """The bundle's tokenizer. Truncation is a setting of the object, so each setting has an object of its own and
         none is changed after a thread could have seen it."""
+        if self._step.step == "characters":
+            return CharacterTokenizer(self._step.options, truncate=truncate)
         package = need("tokenizers", extra="text", to=f"serve {self.entry_.name}")
         with self._lock:
             if truncate not in self._tokenizers:

@@ -1,0 +1,56 @@
+"""What every rewrite of an architecture shares: a copy whose parts are called in another way, then the generic capture."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..component import Component
+from . import encoder
+
+if TYPE_CHECKING:
+    from . import Loaded
+
+__all__ = ["capture_rewritten", "rewritten"]
+
+
+def rewritten(model: torch.nn.Module, forwards: dict[str, Callable[..., Any]]) -> torch.nn.Module:
+    """A copy whose modules of the named classes have another `forward(self, …)`; the model that was given stays the
+    reference."""
+    made = copy.deepcopy(model)
+    for module in made.modules():
+        if type(module).__name__ in forwards:
+            module.forward = types.MethodType(forwards[type(module).__name__], module)
+    return made
+
+
+class _Own(torch.nn.Module):
+    """The checkpoint itself, but for texts that are too short for it: transformers fails on them, and a device should not."""
+
+    def __init__(self, model: torch.nn.Module, rewrite: torch.nn.Module, least: int) -> None:
+        super().__init__()
+        self.model, self.rewrite, self.least = model, rewrite, least
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        short = inputs["input_ids"].shape[1] < self.least
+        return (self.rewrite if short else self.model)(**inputs, return_dict=True)
+
+
+def capture_rewritten(
+    loaded: Loaded, forwards: dict[str, Callable[..., Any]], *, least: int = 1
+) -> tuple[Component, ...]:
+    """Capture a rewritten copy.
+
+    Args:
+        least: tokens that transformers' own code needs; the rewrite answers shorter texts too.
+    """
+    changed: Any = rewritten(loaded.model, forwards)
+    (component,) = encoder.capture(dataclasses.replace(loaded, model=changed))
+    if least > 1:
+        component = dataclasses.replace(component, reference=_Own(loaded.model, changed, least))
+    return (component,)
