@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from satchel_runtimes.errors import SupportError
+
 from .component import Axis, Component
 
 __all__ = ["OTHER_SHAPES", "difference", "dynamic_shapes", "resized", "static_shapes"]
@@ -14,13 +16,25 @@ __all__ = ["OTHER_SHAPES", "difference", "dynamic_shapes", "resized", "static_sh
 # Batch and length of the checks of a graph with dynamic axes; neither is a traced one, and the second batch has padding.
 OTHER_SHAPES = ((1, 5), (3, 23))
 
+SIDES = frozenset({"height", "width"})  # the names of a picture's axes where it may have any size
+
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
     """Sizes of the dynamic axes for formats without such: a profile's buckets that the model takes, or the longest that
-    it takes where that is less."""
+    it takes where that is less.
+
+    Raises:
+        SupportError: pictures of any size.
+    """
     axes = {axis.name: axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    if SIDES & set(axes):
+        raise SupportError(
+            f"Cannot fix the shape of {component.name}.",
+            why="its image processor gives each picture a size of its own, and padding one would change the answer",
+            fix="convert to a format with dynamic shapes, or let preprocessor_config.json resize to a fixed height and width",
+        )
     if "sequence" not in axes:
         return [{"batch": 1}]
     longest = axes["sequence"].maximum
@@ -75,7 +89,12 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
         value = component.example[each.name][:1]
         for place, axis in enumerate(each.axes):
             if isinstance(axis, Axis):
-                size = sizes.get(axis.name, max(length // axis.multiple, 1) * axis.multiple)
+                size = (
+                    _side(axis, length * place)
+                    if axis.name in SIDES
+                    else max(length // axis.multiple, 1) * axis.multiple
+                )
+                size = sizes.get(axis.name, size)
                 repeats = [1] * value.dim()
                 repeats[place] = -(-size // value.shape[place])
                 value = value.repeat(repeats).narrow(place, 0, size)
@@ -84,6 +103,11 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
             value[-1, -(-2 * length // 3) :] = each.padding
         made[each.name] = value
     return made
+
+
+def _side(axis: Axis, number: int) -> int:
+    """A side of a picture a little above the least; numbers that differ give sides that do."""
+    return (-(-axis.minimum // axis.multiple) + number % 4) * axis.multiple
 
 
 def _relative(expected: np.ndarray, actual: np.ndarray, mask: Any) -> float:

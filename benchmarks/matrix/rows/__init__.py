@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import text
+from . import text, vision
 
 __all__ = ["ROWS"]
 
-ROWS: tuple[Row, ...] = (*text.ROWS,)
+ROWS: tuple[Row, ...] = (*text.ROWS, *vision.ROWS)

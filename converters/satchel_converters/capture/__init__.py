@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Loaded", "capture", "load_model"]
 
-_BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet"}
+_BY_MODEL_TYPE: dict[str, str] = {"efficientnet": ".efficientnet", "vit_mae": ".vit_mae"}
 _BY_TASK: dict[str, str] = {}  # tasks whose models are several graphs, or are called in another way
 _GENERIC = {"text": ".encoder", "image": ".image"}  # by modality
 
@@ -58,7 +58,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
     task = task_class(task_name)
     chosen = {"attn_implementation": attention} if attention else {}
     common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
-    auto = getattr(transformers, task.auto_model)
+    auto = getattr(transformers, task.head(source.facts.config)[0])
     try:
         model, info = auto.from_pretrained(
             source.folder,

@@ -10,9 +10,14 @@ from .task import Row, Task
 __all__ = ["Row", "Task", "list_tasks", "task_class"]
 
 _MODULES = {
+    "depth-estimation": ".depth_estimation",
     "feature-extraction": ".feature_extraction",
     "fill-mask": ".fill_mask",
     "image-classification": ".image_classification",
+    "image-feature-extraction": ".image_feature_extraction",
+    "image-segmentation": ".image_segmentation",
+    "image-to-image": ".image_to_image",
+    "object-detection": ".object_detection",
     "question-answering": ".question_answering",
     "sentence-embedding": ".sentence_embedding",
     "text-classification": ".text_classification",
