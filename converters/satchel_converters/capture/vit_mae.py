@@ -18,21 +18,23 @@ import torch
 from ..component import Component
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from . import Loaded
 
 __all__ = ["capture", "whole"]
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    made = whole(loaded.model)
+    made: Any = whole(loaded.model)  # Any: it is called as the model is, and is no class of transformers
     generic = importlib.import_module(".image", __package__)
     (component,) = generic.capture(dataclasses.replace(loaded, model=made))
     return (dataclasses.replace(component, reference=made),)
 
 
-def whole(model: torch.nn.Module) -> torch.nn.Module:
+def whole(model: PreTrainedModel) -> torch.nn.Module:
     """The model with all patches of a picture in their order; the one that was given is not changed."""
-    made = copy.deepcopy(model)
+    made: Any = copy.deepcopy(model)
     made.config.mask_ratio = 0.0
     return _Whole(made)
 

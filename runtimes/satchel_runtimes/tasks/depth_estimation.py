@@ -42,7 +42,8 @@ class DepthEstimation(ImageTask):
     def answer(
         self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, object]
     ) -> Answer:
-        depth = resized(scores[0]["whole"], *rows[0].extra, BICUBIC)
+        height, width = rows[0].extra
+        depth = resized(scores[0]["whole"], height, width, BICUBIC)
         least, most = depth.min(), depth.max()
         grey = (depth - least) / ((most - least) or 1)
         return {"predicted_depth": depth, "depth": self._image.fromarray((grey * 255).astype(np.uint8))}

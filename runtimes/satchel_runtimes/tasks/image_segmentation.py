@@ -150,7 +150,7 @@ class ImageSegmentation(ImageTask):
         best = np.argsort(-flat, kind="stable")[:queries]
         names = self.entry_.option("labels", "labels", ())
         owner: np.ndarray = np.full(size, -1, np.int64)
-        found = []
+        found: list[tuple[float, str]] = []
         for place in best:
             mask = masks[place // labels]
             inside = mask > 0

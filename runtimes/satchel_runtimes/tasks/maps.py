@@ -73,11 +73,9 @@ def _taps(old: int, new: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         centre = np.maximum(centre, 0)
     first = np.floor(centre)
     rest = centre - first
-    if kind == BILINEAR:
-        offsets, weights = (0, 1), (1 - rest, rest)
-    else:
-        offsets = (-1, 0, 1, 2)
-        weights = tuple(_cubic(np.abs(rest - offset)) for offset in offsets)
+    offsets = (0, 1) if kind == BILINEAR else (-1, 0, 1, 2)
+    far = [np.abs(rest - offset) for offset in offsets]
+    weights = [1 - each if kind == BILINEAR else _cubic(each) for each in far]
     places = np.clip(first.astype(np.int64)[:, None] + np.array(offsets), 0, old - 1)
     return places, np.stack(weights, axis=1).astype(np.float32)
 
