@@ -51,7 +51,10 @@ def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: t
     for each in component.inputs:
         axes = {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
         for axis in axes.values():
-            made.setdefault(axis.name, Dim(axis.name, min=axis.minimum, max=axis.maximum))
+            if axis.name not in made:
+                least, most = -(-axis.minimum // axis.multiple), axis.maximum and axis.maximum // axis.multiple
+                part = Dim(axis.name if axis.multiple == 1 else f"{axis.name}_parts", min=least, max=most)
+                made[axis.name] = part if axis.multiple == 1 else axis.multiple * part
         shapes[each.name] = {place: made[axis.name] for place, axis in axes.items()}
     return shapes
 

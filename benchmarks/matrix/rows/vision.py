@@ -339,6 +339,16 @@ _DETR = {
     "decoder_ffn_dim": 48,
     "num_queries": 12,
 }
+
+
+def _apart(model: Any) -> None:  # Any: classes of transformers
+    """Queries that differ: fresh ones look alike, and then all see the same."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "quer" in name and "embed" in name:
+                parameter *= 8
+
+
 _BETWEEN = {"size": {"shortest_edge": 64, "longest_edge": 100}}
 
 
@@ -360,7 +370,8 @@ _DETECTORS = (
         transformers.DetrConfig,
         "Detr",
         "object-detection",
-        options={"threshold": 0.45},
+        change=_apart,
+        options={"threshold": 0.3},
         backbone_config=_resnet_backbone("stage4"),
         **_DETR,
     ),
@@ -369,8 +380,9 @@ _DETECTORS = (
         transformers.DetrConfig,
         "Detr",
         "object-detection",
+        change=_apart,
         prepared=_BETWEEN,
-        options={"threshold": 0.45},
+        options={"threshold": 0.3},
         any_size=True,
         backbone_config=_resnet_backbone("stage4"),
         **_DETR,
@@ -380,7 +392,7 @@ _DETECTORS = (
         transformers.RTDetrConfig,
         "RTDetr",
         "object-detection",
-        options={"threshold": 0.5},
+        options={"threshold": 0.83},
         backbone_config=transformers.RTDetrResNetConfig(
             embedding_size=8,
             hidden_sizes=[8, 12, 16, 24],
@@ -400,14 +412,14 @@ _DETECTORS = (
         num_queries=12,
         num_denoising=0,
     ),
-    _row("yolos", transformers.YolosConfig, "Yolos", "object-detection", options={"threshold": 0.45}, **_YOLOS),
+    _row("yolos", transformers.YolosConfig, "Yolos", "object-detection", options={"threshold": 0.25}, **_YOLOS),
     _row(
         "yolos, any size",
         transformers.YolosConfig,
         "Yolos",
         "object-detection",
         prepared=_BETWEEN,
-        options={"threshold": 0.45},
+        options={"threshold": 0.25},
         any_size=True,
         **_YOLOS,
     ),
@@ -446,6 +458,7 @@ _SEGMENTERS = (
         transformers.MaskFormerConfig,
         "MaskFormer",
         "image-segmentation",
+        change=_apart,
         head="AutoModelForUniversalSegmentation",
         prepared=_MASKED,
         options=_SURE_ENOUGH,
@@ -459,6 +472,7 @@ _SEGMENTERS = (
         transformers.Mask2FormerConfig,
         "Mask2Former",
         "image-segmentation",
+        change=_apart,
         head="AutoModelForUniversalSegmentation",
         prepared=_MASKED,
         options=_SURE_ENOUGH,
