@@ -1,8 +1,9 @@
 """ViT-MAE without chance: features of the whole picture, its patches in order.
 
 transformers hides three quarters of the patches of every picture, drawn anew in each call, and shuffles the rest: the same picture has
-other features each time, which nothing can be compared with. `noise` decides the order of the patches (modeling_vit_mae.py,
-`random_masking`), so ascending noise keeps it, and a `mask_ratio` of 0 keeps all of them, as for a finetuned encoder.
+other features each time, which nothing can be compared with. `noise` decides the order of the patches (`random_masking` in
+modeling_vit_mae.py), so the reference is the model with ascending noise, which keeps it, and a `mask_ratio` of 0, which keeps all of
+them, as a finetuned encoder does. The graph then needs neither sorting nor gathering.
 https://github.com/huggingface/transformers/blob/main/src/transformers/models/vit_mae/modeling_vit_mae.py
 """
 
@@ -22,29 +23,36 @@ if TYPE_CHECKING:
 
     from . import Loaded
 
-__all__ = ["capture", "whole"]
+__all__ = ["capture", "in_order", "whole"]
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    made: Any = whole(loaded.model)  # Any: it is called as the model is, and is no class of transformers
-    generic = importlib.import_module(".image", __package__)
-    (component,) = generic.capture(dataclasses.replace(loaded, model=made))
-    return (dataclasses.replace(component, reference=made),)
+    simple = dataclasses.replace(loaded, model=in_order(loaded.model))
+    (component,) = importlib.import_module(".image", __package__).capture(simple)
+    return (dataclasses.replace(component, reference=whole(loaded.model)),)
+
+
+def in_order(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy that leaves all patches where they are."""
+    made: Any = copy.deepcopy(model)  # Any: its embeddings are of a class of their own
+    made.embeddings.random_masking = lambda patches, noise=None: (patches, None, None)
+    whole_model: PreTrainedModel = made
+    return whole_model
 
 
 def whole(model: PreTrainedModel) -> torch.nn.Module:
-    """The model with all patches of a picture in their order; the one that was given is not changed."""
-    made: Any = copy.deepcopy(model)
+    """The model as transformers has it, asked for all patches in their order; the one that was given is not changed."""
+    made: Any = copy.deepcopy(model)  # Any: as above
     made.config.mask_ratio = 0.0
     return _Whole(made)
 
 
 class _Whole(torch.nn.Module):
-    def __init__(self, model: Any) -> None:  # Any: of transformers
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.config = model, model.config
+        self.model = model
 
-    def forward(self, pixel_values: torch.Tensor, return_dict: bool = True) -> Any:  # Any: an output of transformers
-        patches = (pixel_values.shape[2] // self.config.patch_size) * (pixel_values.shape[3] // self.config.patch_size)
+    def forward(self, pixel_values: torch.Tensor) -> Any:  # Any: an output of transformers
+        patches = self.model.embeddings.patch_embeddings.num_patches
         noise = torch.arange(patches, dtype=torch.float32).repeat(pixel_values.shape[0], 1)
-        return self.model(pixel_values=pixel_values, noise=noise, return_dict=return_dict)
+        return self.model(pixel_values=pixel_values, noise=noise, return_dict=True)
