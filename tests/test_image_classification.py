@@ -44,6 +44,10 @@ PROCESSORS: list[tuple[str, dict[str, Any]]] = [
     ("Bit", {"do_resize": False, "crop_size": {"height": 301, "width": 98}}),
     ("Levit", {}),
     ("MobileViT", {}),
+    ("PoolFormer", {}),
+    ("PoolFormer", {"size": {"height": 100, "width": 100}, "crop_pct": 0.8}),
+    ("Pvt", {}),
+    ("Segformer", {}),
     ("ViT", {"do_rescale": False}),
     ("ViT", {"do_normalize": False}),
 ]
@@ -105,7 +109,7 @@ def test_pixels_are_those_of_the_processor_of_transformers(kind: str, options: d
         theirs = processor(picture.convert("RGB"), return_tensors="np")["pixel_values"][0]
         # The steps are computed in the same order and precision, so nothing may differ, not even a last bit.
         np.testing.assert_array_equal(ours, theirs)
-        assert ours.shape == (3, task.height, task.width)
+        assert ours.shape == (3, *task.fixed)
 
 
 def _oriented(picture: Image.Image) -> Image.Image:

@@ -17,12 +17,24 @@ __all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shape
 # batch has padding.
 _OTHER_SHAPES = ((1, 5), (3, 23))
 
+SIDES = frozenset({"height", "width"})  # the names of a picture's axes where it may have any size
+
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
 
 def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
     """Sizes of the dynamic axes for formats without such: a profile's buckets that the model takes, or the longest that
-    it takes where that is less."""
+    it takes where that is less.
+
+    Raises:
+        SupportError: pictures of any size.
+    """
+    if SIDES & {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}:
+        raise SupportError(
+            f"Cannot fix the shape of {component.name}.",
+            why="its image processor gives each picture a size of its own, and padding one would change the answer",
+            fix="convert to a format with dynamic shapes, or let preprocessor_config.json resize to a fixed height and width",
+        )
     axis = _length_axis(component)
     if axis is None:
         return [{"batch": 1}]
@@ -66,7 +78,10 @@ def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: t
     for each in component.inputs:
         axes = {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
         for axis in axes.values():
-            made.setdefault(axis.name, Dim(axis.name, min=axis.minimum, max=axis.maximum))
+            if axis.name not in made:
+                least, most = -(-axis.minimum // axis.multiple), axis.maximum and axis.maximum // axis.multiple
+                part = Dim(axis.name if axis.multiple == 1 else f"{axis.name}_parts", min=least, max=most)
+                made[axis.name] = part if axis.multiple == 1 else axis.multiple * part
         shapes[each.name] = {place: made[axis.name] for place, axis in axes.items()}
     return shapes
 
@@ -106,7 +121,12 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
         value = component.example[each.name][:1]
         for place, axis in enumerate(each.axes):
             if isinstance(axis, Axis):
-                size = sizes.get(axis.name, max(length // axis.multiple, 1) * axis.multiple)
+                size = (
+                    _side(axis, length * place)
+                    if axis.name in SIDES
+                    else max(length // axis.multiple, 1) * axis.multiple
+                )
+                size = sizes.get(axis.name, size)
                 repeats = [1] * value.dim()
                 repeats[place] = -(-size // value.shape[place])
                 value = value.repeat(repeats).narrow(place, 0, size)
@@ -115,6 +135,11 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
             value[-1, -(-2 * length // 3) :] = each.padding
         made[each.name] = value
     return made
+
+
+def _side(axis: Axis, number: int) -> int:
+    """A side of a picture a little above the least; numbers that differ give sides that do."""
+    return (-(-axis.minimum // axis.multiple) + number % 4) * axis.multiple
 
 
 def _relative(expected: np.ndarray, actual: np.ndarray, mask: Any) -> float:

@@ -32,6 +32,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "mobilebert": ".neighbours",
     "modernbert": ".modernbert",
     "nystromformer": ".neighbours",
+    "vit_mae": ".vit_mae",
     "xlm": ".xlm",
     "xlnet": ".xlnet",
 }
@@ -69,8 +70,9 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
     task = task_class(task_name)
     chosen = {"attn_implementation": attention} if attention else {}
     common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
+    head = task.head(source.facts.config)[0]
     # Where transformers has no Auto class for a task, the class that the checkpoint names.
-    auto = getattr(transformers, source.architecture if task.auto_model == "architecture" else task.auto_model)
+    auto = getattr(transformers, source.architecture if head == "architecture" else head)
     try:
         model, info = auto.from_pretrained(
             source.folder,

@@ -1,13 +1,19 @@
-"""The generic way of a picture's model: one graph from pixels of one size to the task's outputs, any batch."""
+"""The generic way of a picture's model: one graph from pixels to the task's outputs, any batch.
+
+The size of a picture is the one that the processor makes of every picture, or two more axes where it makes none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from satchel_runtimes.errors import SupportError
-from satchel_runtimes.tasks.image import image_size, image_steps
+from satchel_runtimes.manifest import Step
+from satchel_runtimes.tasks.image import ImageTask
+from satchel_runtimes.tasks.image_steps import image_multiple, image_size, image_steps
 
 from ..component import Axis, Component, Input, Output
 
@@ -15,6 +21,10 @@ if TYPE_CHECKING:
     from . import Loaded
 
 __all__ = ["capture"]
+
+# Sides of the traced picture where it may have any, at least: small, and large enough for what is halved five times.
+_LEAST = 64
+_MORE = (1, 3)  # multiples that height and width have beyond: they differ
 
 
 class _Vision(torch.nn.Module):
@@ -25,28 +35,61 @@ class _Vision(torch.nn.Module):
         self.model, self.outputs = model, outputs
         self.config = model.config  # transformers' exporter looks for it
 
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        result = self.model(pixel_values=pixel_values, return_dict=True)
+    def forward(self, **pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        result = self.model(**pixels, return_dict=True)
         return {name: result[name] for name in self.outputs}
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    # Of what the processor gives, whatever it is given.
-    height, width = image_size(image_steps(loaded.processors.facts().image_processor))
-    # Two pictures that differ, so that an output that mixes rows shows; every channel has values of both signs.
-    seed = torch.Generator().manual_seed(0)
-    example = {"pixel_values": torch.randn((2, 3, height, width), generator=seed)}
-    module = _Vision(loaded.model, loaded.task.outputs).eval()
+    facts = loaded.processors.facts()
+    names = loaded.task.head(facts.config)[1]
+    assert issubclass(loaded.task, ImageTask)
+    steps = image_steps(facts.image_processor, any_size=loaded.task.any_size)
+    batch, size = Axis("batch"), image_size(steps)
+    module = _Vision(loaded.model, names).eval()
+    colours = next((len(step.options["clusters"]) for step in steps if step.step == "quantize_colors"), 0)
+    if colours and size:
+        length = size[0] * size[1]
+        example = {"input_ids": torch.arange(2 * length).reshape(2, length) * 37 % colours}
+        inputs = (Input("input_ids", "int64", (batch, length)),)
+    else:
+        sides = size or _sides(steps, (0, 0))
+        example = {"pixel_values": _pixels(sides)}
+        multiple = image_multiple(steps)
+        axes = sides if size else tuple(Axis(name, _LEAST, multiple=multiple) for name in ("height", "width"))
+        inputs = (Input("pixel_values", "float32", (batch, 3, *axes)),)
+    results = _run(loaded, module, example)
+    others = results if size else _run(loaded, module, {"pixel_values": _pixels(_sides(steps, _MORE))})
+    outputs = tuple(Output(name, "float32", (batch, *_axes(name, results[name], others[name]))) for name in names)
+    return (Component("model", module, inputs, outputs, example),)
+
+
+def _sides(steps: Sequence[Step], more: tuple[int, int]) -> tuple[int, int]:
+    multiple = image_multiple(steps)
+    first = -(-_LEAST // multiple)
+    return (first + more[0]) * multiple, (first + 1 + more[1]) * multiple
+
+
+def _pixels(sides: tuple[int, int]) -> torch.Tensor:
+    """Two pictures that differ, so that an output that mixes rows shows; every channel has values of both signs."""
+    return torch.randn((2, 3, *sides), generator=torch.Generator().manual_seed(0))
+
+
+def _axes(name: str, first: torch.Tensor, second: torch.Tensor) -> list[Axis | int]:
+    """The axes of an output behind the batch; those are dynamic that change with the picture."""
+    pairs = zip(first.shape[1:], second.shape[1:], strict=True)
+    return [one if one == other else Axis(f"{name}_{place}") for place, (one, other) in enumerate(pairs, 1)]
+
+
+def _run(loaded: Loaded, module: torch.nn.Module, example: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     try:
         with torch.no_grad():
-            results = module(**example)
+            results: dict[str, torch.Tensor] = module(**example)
+            return results
     except (RuntimeError, ValueError) as error:
+        shape = "x".join(str(side) for side in next(iter(example.values())).shape[2:])
         raise SupportError(
-            f"Cannot run {loaded.source.id} on pictures of {height}x{width}.",
+            f"Cannot run {loaded.source.id} on pictures of {shape}.",
             why=str(error).strip().splitlines()[0][:300],
             fix="take the preprocessor_config.json that belongs to this model",
         ) from None
-    batch = Axis("batch")
-    inputs = (Input("pixel_values", "float32", (batch, 3, height, width)),)
-    outputs = tuple(Output(name, "float32", (batch, *results[name].shape[1:])) for name in loaded.task.outputs)
-    return (Component("model", module, inputs, outputs, example),)

@@ -1,23 +1,24 @@
 """Pictures in: the steps of a model's image processor with numpy and Pillow alone, and rows of pixels.
 
 The steps are those of transformers' processors on Pillow, in their order: resize, crop, channel order, rescale,
-normalize. What comes after the crop is the same for each of the 256 values of a channel, so it is one look-up.
+normalize. What comes after the crop is the same for each of the 256 values of a channel, so it is one look-up. Then what
+a few models have beyond: pad, or colours by number.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Optional
 
 import numpy as np
 
-from ..errors import IntegrityError, SupportError, UsageError
+from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
+from .image_steps import FILTERS, STEPS, image_size, image_steps, resized_size
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -28,87 +29,7 @@ __all__ = ["PROCESSOR_FILE", "ImageTask", "image_size", "image_steps"]
 PROCESSOR_FILE = "preprocessor_config.json"
 MAX_PIXELS = 2**26  # of a resized picture: a line of one pixel would otherwise grow to gigabytes
 
-_FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
 _WIDE = ("I", "F")  # what the modes of more than 8 bits per channel start with
-
-# Of a processor's switches those that are served here, and those that do nothing to the picture of a classifier.
-_SERVED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order"}
-_WITHOUT_EFFECT = {"do_convert_rgb", "do_reduce_labels"}  # the pipeline has made RGB before; there is no label map
-
-
-def image_steps(has: Mapping[str, Any]) -> tuple[Step, ...]:  # Any: JSON
-    """A processor's settings, as transformers gives them with the defaults of its class, as steps.
-
-    Raises:
-        SupportError: a step that is not served here, or a picture of no fixed size.
-    """
-    kind = str(has.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
-    odd = sorted(name for name in has if name.startswith("do_") and has[name] and name not in _SERVED | _WITHOUT_EFFECT)
-    if odd:
-        raise _unserved(kind, f"it has the step {odd[0]}")
-    steps: list[Step] = [Step("rgb")]
-    if has.get("do_resize"):
-        steps += _resize(kind, has)
-    if has.get("do_center_crop"):
-        steps.append(Step("center_crop", _box(kind, has.get("crop_size"))))
-    if not any("height" in step.options for step in steps):
-        raise _unserved(kind, "it gives pictures of any size, and a graph takes one")
-    if has.get("do_flip_channel_order"):
-        steps.append(Step("flip_channels"))
-    if has.get("do_rescale"):
-        offset = -1.0 if has.get("rescale_offset") else 0.0
-        steps.append(Step("rescale", {"factor": has["rescale_factor"], "offset": offset}))
-    if has.get("do_normalize"):
-        steps.append(Step("normalize", {"mean": _three(has["image_mean"]), "std": _three(has["image_std"])}))
-    if has.get("include_top"):  # EfficientNet divides by the deviation once more
-        steps.append(Step("normalize", {"mean": [0.0] * 3, "std": _three(has["image_std"])}))
-    return tuple(steps)
-
-
-def image_size(steps: Sequence[Step]) -> tuple[int, int]:
-    """Height and width of what the steps make of any picture."""
-    last = [step.options for step in steps if "height" in step.options][-1]
-    return int(last["height"]), int(last["width"])
-
-
-def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:
-    size = {name: value for name, value in dict(has.get("size") or {}).items() if value is not None}
-    resample = has.get("resample")
-    if resample is None or not 0 <= int(resample) < len(_FILTERS):
-        raise _unserved(kind, f"its filter is {resample!r}")
-    how = {"filter": _FILTERS[int(resample)]}
-    edge = size.get("shortest_edge")
-    if kind.startswith("ConvNext") and edge:
-        if edge >= 384:
-            return [Step("resize", {"height": edge, "width": edge, **how})]
-        whole = int(edge / has["crop_pct"])
-        return [Step("resize", {"shortest_edge": whole, **how}), Step("center_crop", {"height": edge, "width": edge})]
-    if has.get("crop_pct") is not None:
-        raise _unserved(kind, "it resizes by crop_pct in a way of its own")
-    if kind.startswith("Levit") and edge:
-        return [Step("resize", {"shortest_edge": int(256 / 224 * edge), **how})]
-    if set(size) == {"height", "width"} or set(size) == {"shortest_edge"}:
-        return [Step("resize", {**{name: int(value) for name, value in size.items()}, **how})]
-    raise _unserved(kind, f"its size is {size}")
-
-
-def _box(kind: str, size: Any) -> dict[str, int]:  # Any: JSON
-    found = dict(size or {})
-    if not found.get("height") or not found.get("width"):
-        raise _unserved(kind, f"its crop_size is {found}")
-    return {"height": int(found["height"]), "width": int(found["width"])}
-
-
-def _three(value: Any) -> list[float]:  # Any: JSON
-    return [float(each) for each in value] if isinstance(value, (list, tuple)) else [float(value)] * 3
-
-
-def _unserved(kind: str, why: str) -> SupportError:
-    return SupportError(
-        f"Cannot carry the image processor {kind or 'of this model'}.",
-        why=why,
-        fix="resize to one size in its preprocessor_config.json, or report the checkpoint",
-    )
 
 
 class ImageTask(Task):
@@ -116,12 +37,14 @@ class ImageTask(Task):
 
     modality: ClassVar[str] = "image"
     processors: ClassVar[tuple[str, ...]] = ("image_processor",)
+    any_size: ClassVar[bool] = False  # whether a model may take each picture in a size of its own
+    max_pixels: ClassVar[int] = MAX_PIXELS  # of what goes into the model
     picture_kind: ClassVar[str] = "a path, bytes, a Pillow image, or a uint8 array [height, width, channels]"
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         self.entry_ = entry
         self._files = files
-        unknown = [step.step for step in entry.preprocess if step.step not in _STEPS]
+        unknown = [step.step for step in entry.preprocess if step.step not in STEPS]
         if unknown:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -131,8 +54,9 @@ class ImageTask(Task):
         self._image = need("PIL.Image", extra="vision", to=f"serve {entry.name}")
         self._ops = need("PIL.ImageOps", extra="vision", to=f"serve {entry.name}")
         try:
-            self.height, self.width = image_size(entry.preprocess)
+            self.fixed = image_size(entry.preprocess)  # height and width; None: each picture has its own
             self._table = _table(entry.preprocess)
+            self._clusters = _clusters(entry.preprocess)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -146,17 +70,25 @@ class ImageTask(Task):
 
     @property
     def shape(self) -> str:
-        return f"{self.height}x{self.width}"
+        return f"{self.fixed[0]}x{self.fixed[1]}" if self.fixed else ""
 
     @property
     def size(self) -> int:
-        return self.height
+        return self.fixed[0] if self.fixed else 1  # what was measured is the first golden picture
 
     def is_single(self, inputs: Input) -> bool:
         return not isinstance(inputs, (list, tuple))
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
-        return [Row({"pixel_values": self.pixels(self.picture(item))}, 1)]
+        picture = self.picture(item)
+        return [Row(self.tensors(picture), 1, (picture.height, picture.width))]
+
+    def tensors(self, picture: Image.Image) -> dict[str, np.ndarray]:
+        """What the graph takes of an RGB picture, without the batch axis."""
+        values = self.pixels(picture)
+        if self._clusters is None:
+            return {"pixel_values": values}
+        return {"input_ids": _nearest(values, self._clusters)}
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
         """An RGB picture as the model takes it, [channels, height, width]."""
@@ -165,29 +97,32 @@ class ImageTask(Task):
                 picture = self._resized(picture, step.options)
             elif step.step == "center_crop":
                 picture = self._cropped(picture, step.options["height"], step.options["width"])
+        self._check_size(picture, picture.height, picture.width)
         values: np.ndarray = np.asarray(picture)
         if any(step.step == "flip_channels" for step in self.entry_.preprocess):
             values = values[:, :, ::-1]
         made: np.ndarray = np.empty((3, *values.shape[:2]), self._table.dtype)
         for channel in range(3):
             np.take(self._table[channel], values[:, :, channel], out=made[channel])
+        for step in self.entry_.preprocess:
+            if step.step == "pad":
+                made = _mirrored(made, step.options["multiple"])
         return made
 
     def _resized(self, picture: Image.Image, size: Mapping[str, Any]) -> Image.Image:
-        width, height = picture.size
-        if "shortest_edge" in size:
-            short, long = min(width, height), max(width, height)
-            edges = (size["shortest_edge"], int(size["shortest_edge"] * long / short))
-            new = edges if width <= height else edges[::-1]
-        else:
-            new = (size["width"], size["height"])
-        if math.prod(new) > MAX_PIXELS:
+        height, width = resized_size(size, picture.height, picture.width)
+        self._check_size(picture, height, width)
+        return picture.resize((width, height), resample=FILTERS.index(size["filter"]))
+
+    def _check_size(self, picture: Image.Image, height: int, width: int) -> None:
+        """Raises: UsageError where nothing would be left of a picture, or too much for a device's memory."""
+        if height * width > self.max_pixels or not height or not width:
+            limit = f"it takes at most {self.max_pixels:,} pixels" if height and width else "nothing would be left"
             raise UsageError(
-                f"Cannot use a picture of {width}x{height} pixels.",
-                why=f"it would be resized to {new[0]}x{new[1]}",
-                fix="crop it to what there is to see",
+                f"Cannot use a picture of {picture.width}x{picture.height} pixels.",
+                why=f"the model would see it as {width}x{height}; {limit}",
+                fix="crop it to what there is to see" if height and width else "give a larger one",
             )
-        return picture.resize(new, resample=_FILTERS.index(size["filter"]))
 
     def _cropped(self, picture: Image.Image, height: int, width: int) -> Image.Image:
         """From the middle; what lies outside of the picture is black. An odd rest goes where transformers has it."""
@@ -280,7 +215,26 @@ def _table(steps: Sequence[Step]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-_STEPS = ("rgb", "resize", "center_crop", "flip_channels", "rescale", "normalize")
+def _mirrored(values: np.ndarray, multiple: int) -> np.ndarray:
+    """Up to the next multiple below and to the right, a whole one where it is a multiple already."""
+    height, width = values.shape[1:]
+    below, right = multiple - height % multiple, multiple - width % multiple
+    padded: np.ndarray = np.pad(values, ((0, 0), (0, below), (0, right)), mode="symmetric")
+    return padded
+
+
+def _clusters(steps: Sequence[Step]) -> Optional[np.ndarray]:
+    """The colours of a model that reads pictures as numbers of colours, float64 [colours, 3]."""
+    found = [step.options["clusters"] for step in steps if step.step == "quantize_colors"]
+    return np.array(found[0]) if found else None
+
+
+def _nearest(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """The number of the nearest colour for each pixel, row by row, int64 [pixels]; a tie goes to the first."""
+    pixels = values.reshape(3, -1).T
+    distances = (pixels**2).sum(axis=1)[:, None] - 2 * (pixels @ clusters.T) + (clusters.T**2).sum(axis=0)[None]
+    found: np.ndarray = distances.argmin(axis=1)
+    return found
 
 
 def _unreadable(name: str, error: Exception) -> UsageError:

@@ -105,6 +105,11 @@ class Task(ABC):
     rows_are_inputs: ClassVar[bool] = False  # whether `predict` takes a row's input as it is, and JSON holds it
     reply_options: ClassVar[Mapping[str, Any]] = {}  # of `predict`, for answers that these metrics can judge
 
+    @classmethod
+    def head(cls, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+        """The Auto class of transformers that brings the head of this model, and the fields of its output."""
+        return cls.auto_model, cls.outputs
+
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         """Read what the task needs from the bundle, once."""
@@ -225,10 +230,18 @@ def forward(graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int)
         outputs = session.run({spec.name: rows[0].tensors[spec.name][None] for spec in session.inputs})
         yield 0, {spec.name: _valid(outputs[spec.name][0], spec, rows[0].sizes) for spec in session.outputs}
         return
-    for component in dict.fromkeys(row.component for row in rows):
-        order = sorted((i for i, row in enumerate(rows) if row.component == component), key=lambda i: rows[i].length)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault((row.component, *_unpadded(row)), []).append(i)
+    for (component, *_), places in groups.items():
+        order = sorted(places, key=lambda i: rows[i].length)
         for start in range(0, len(order), batch_size):
             yield from _forward_batch(graphs[component], rows, order[start : start + batch_size])
+
+
+def _unpadded(row: Row) -> list[str]:
+    """The axes that are never padded, such as a picture's height and width: rows that differ there share no batch."""
+    return [f"{name}{value.shape[1:]}" for name, value in row.tensors.items() if value.ndim > 1]
 
 
 def _forward_batch(session: Session, rows: Sequence[Row], batch: Sequence[int]) -> Iterator[tuple[int, Tensors]]:

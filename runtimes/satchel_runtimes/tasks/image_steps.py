@@ -1,0 +1,208 @@
+"""A processor's settings as the steps that a bundle carries, and the sizes that these steps make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
+
+from ..errors import SupportError
+from ..manifest import Step
+
+__all__ = ["FILTERS", "STEPS", "image_multiple", "image_size", "image_steps", "processor_kind", "resized_size"]
+
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
+STEPS = ("rgb", "resize", "center_crop", "flip_channels", "rescale", "normalize", "pad", "quantize_colors")
+
+# Of a processor's switches those that are served here, and those that do nothing to a picture that is only looked at.
+_SERVED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order"}
+_WITHOUT_EFFECT = {
+    "do_convert_rgb",
+    "do_reduce_labels",
+    "do_convert_annotations",
+}  # it is RGB by then; there is no label
+
+# Processors that give each picture a size of its own between two edges, with what that is rounded to.
+_BETWEEN_EDGES = {
+    "Detr": "",
+    "RTDetr": "",
+    "Yolos": "down",
+    "MaskFormer": "up",
+    "Mask2Former": "up",
+}
+_YOLOS_MULTIPLE = 16
+_DETECTORS = tuple(_BETWEEN_EDGES)
+
+
+def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step, ...]:  # Any: JSON
+    """A processor's settings, as transformers gives them with the defaults of its class, as steps.
+
+    Args:
+        any_size: take a processor that gives each picture a size of its own.
+
+    Raises:
+        SupportError: a step that is not served here, or a picture of no fixed size where that is not asked for.
+    """
+    kind = processor_kind(has)
+    served = _SERVED | _also(kind, has)
+    odd = sorted(name for name in has if name.startswith("do_") and has[name] and name not in served | _WITHOUT_EFFECT)
+    if odd:
+        raise _unserved(kind, f"it has the step {odd[0]}")
+    steps: list[Step] = [Step("rgb")]
+    if has.get("do_resize"):
+        steps += _resize(kind, has)
+    if has.get("do_center_crop") and kind != "Segformer":  # that one has the setting and no such step
+        steps.append(Step("center_crop", _box(kind, has.get("crop_size"))))
+    if image_size(steps) is None and not any_size:
+        raise _unserved(kind, "it gives pictures of any size, and a graph takes one")
+    if has.get("do_flip_channel_order"):
+        steps.append(Step("flip_channels"))
+    if has.get("do_rescale"):
+        offset = -1.0 if has.get("rescale_offset") else 0.0
+        steps.append(Step("rescale", {"factor": has["rescale_factor"], "offset": offset}))
+    if has.get("do_normalize"):
+        steps.append(Step("normalize", {"mean": _three(has["image_mean"]), "std": _three(has["image_std"])}))
+    if has.get("include_top"):  # EfficientNet divides by the deviation once more
+        steps.append(Step("normalize", {"mean": [0.0] * 3, "std": _three(has["image_std"])}))
+    if kind == "Swin2SR" and has.get("do_pad"):
+        steps.append(Step("pad", {"multiple": int(has["size_divisor"])}))
+    if kind == "ImageGPT" and has.get("do_color_quantize"):
+        steps.append(Step("quantize_colors", {"clusters": has["clusters"]}))
+    return tuple(steps)
+
+
+def image_size(steps: Sequence[Step]) -> Optional[tuple[int, int]]:
+    """Height and width of what the steps make of any picture; None where each picture has its own."""
+    if any(step.step == "pad" for step in steps):
+        return None
+    fixed = [step.options for step in steps if step.step in ("resize", "center_crop")]
+    if not fixed or "height" not in fixed[-1] or "keep_aspect" in fixed[-1]:
+        return None
+    return int(fixed[-1]["height"]), int(fixed[-1]["width"])
+
+
+def image_multiple(steps: Sequence[Step]) -> int:
+    """What the height and width are multiples of, where each picture has its own."""
+    found = [int(step.options["multiple"]) for step in steps if step.options.get("multiple")]
+    return found[-1] if found else 1
+
+
+def resized_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
+    """Height and width that a resize step gives to a picture, with the roundings of transformers."""
+    multiple = int(size.get("multiple", 1))
+    if "longest_edge" in size:
+        new = _between_edges(size["shortest_edge"], size["longest_edge"], height, width, size.get("round") == "down")
+        if size.get("round") == "up":
+            return math.ceil(new[0] / multiple) * multiple, math.ceil(new[1] / multiple) * multiple
+        return new[0] // multiple * multiple, new[1] // multiple * multiple
+    if "shortest_edge" in size:
+        short, long = min(width, height), max(width, height)
+        edges = (size["shortest_edge"], int(size["shortest_edge"] * long / short))
+        return edges if height <= width else edges[::-1]
+    if "keep_aspect" in size:
+        scale = (size["height"] / height, size["width"] / width)
+        kept = scale[1] if abs(1 - scale[1]) < abs(1 - scale[0]) else scale[0]  # what changes the picture less
+        return round(kept * height / multiple) * multiple, round(kept * width / multiple) * multiple
+    if "height" in size:
+        return size["height"], size["width"]
+    return height // multiple * multiple, width // multiple * multiple
+
+
+def _between_edges(shortest: int, longest: int, height: int, width: int, again: bool) -> tuple[int, int]:
+    """The short edge as asked for, or what the long edge leaves of it.
+
+    Args:
+        again: compute the long edge even where the short one is as it should be, as YOLOS does for upright pictures.
+    """
+    short, long = float(min(height, width)), float(max(height, width))
+    exact: Optional[float] = None
+    if long / short * shortest > longest:
+        exact = longest * short / long
+        shortest = round(exact)
+    as_it_is = (height <= width and height == shortest) or (width <= height and width == shortest)
+    if as_it_is and not (again and width < height):
+        return height, width
+    edge = shortest if exact is None else exact
+    if width < height:
+        return int(edge * height / width), shortest
+    return shortest, int(edge * width / height)
+
+
+def processor_kind(has: Mapping[str, Any]) -> str:
+    """The family of a processor: its class without what stands behind each name."""
+    name = str(has.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
+    return name.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+
+
+def _also(kind: str, has: Mapping[str, Any]) -> set[str]:
+    if kind == "ImageGPT":
+        return {"do_color_quantize"}
+    # Detectors pad the pictures of a batch to the largest: one alone stays as it is.
+    return {"do_pad"} if kind == "Swin2SR" or (kind in _DETECTORS and not has.get("pad_size")) else set()
+
+
+def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:
+    size = {name: value for name, value in dict(has.get("size") or {}).items() if value is not None}
+    resample = has.get("resample")
+    if resample is None or not 0 <= int(resample) < len(FILTERS):
+        raise _unserved(kind, f"its filter is {resample!r}")
+    how = {"filter": FILTERS[int(resample)]}
+    edge = size.get("shortest_edge")
+    if kind == "GLPN":
+        return [Step("resize", {"multiple": int(has["size_divisor"]), **how})]
+    if kind == "DPT" and {"height", "width"} <= set(size):
+        return [Step("resize", {**_dpt_size(size, has), **how})]
+    if kind in _DETECTORS and edge and size.get("longest_edge"):
+        rounds = _BETWEEN_EDGES[kind]
+        multiple = _YOLOS_MULTIPLE if rounds == "down" else int(has.get("size_divisor") or 1) if rounds else 1
+        edges = {"shortest_edge": int(edge), "longest_edge": int(size["longest_edge"])}
+        rounding = {"multiple": multiple, "round": rounds} if multiple > 1 else {}
+        return [Step("resize", {**edges, **rounding, **how})]
+    if kind in ("MaskFormer", "Mask2Former") and set(size) == {"height", "width"}:
+        multiple = int(has.get("size_divisor") or 1)
+        whole = {name: math.ceil(value / multiple) * multiple for name, value in size.items()}
+        return [Step("resize", {**whole, **how})]
+    if kind.startswith("ConvNext") and edge:
+        if edge >= 384:
+            return [Step("resize", {"height": edge, "width": edge, **how})]
+        whole_edge = int(edge / has["crop_pct"])
+        cropped = Step("center_crop", {"height": edge, "width": edge})
+        return [Step("resize", {"shortest_edge": whole_edge, **how}), cropped]
+    if kind == "PoolFormer" and has.get("crop_pct") is not None:
+        short = edge or (size["height"] if size.get("height") == size.get("width") else 0)
+        if not short:
+            raise _unserved(kind, f"it resizes {size} by crop_pct")
+        return [Step("resize", {"shortest_edge": int(short / has["crop_pct"]), **how})]
+    if has.get("crop_pct") is not None:
+        raise _unserved(kind, "it resizes by crop_pct in a way of its own")
+    if kind == "Levit" and edge:
+        return [Step("resize", {"shortest_edge": int(256 / 224 * edge), **how})]
+    if set(size) == {"height", "width"} or set(size) == {"shortest_edge"}:
+        return [Step("resize", {**{name: int(value) for name, value in size.items()}, **how})]
+    raise _unserved(kind, f"its size is {size}")
+
+
+def _dpt_size(size: Mapping[str, Any], has: Mapping[str, Any]) -> dict[str, Any]:
+    multiple = int(has.get("ensure_multiple_of") or 1)
+    if has.get("keep_aspect_ratio"):
+        return {"height": int(size["height"]), "width": int(size["width"]), "keep_aspect": True, "multiple": multiple}
+    return {name: round(size[name] / multiple) * multiple for name in ("height", "width")}
+
+
+def _box(kind: str, size: Any) -> dict[str, int]:  # Any: JSON
+    found = dict(size or {})
+    if not found.get("height") or not found.get("width"):
+        raise _unserved(kind, f"its crop_size is {found}")
+    return {"height": int(found["height"]), "width": int(found["width"])}
+
+
+def _three(value: Any) -> list[float]:  # Any: JSON
+    return [float(each) for each in value] if isinstance(value, (list, tuple)) else [float(value)] * 3
+
+
+def _unserved(kind: str, why: str) -> SupportError:
+    return SupportError(
+        f"Cannot carry the image processor {kind or 'of this model'}.",
+        why=why,
+        fix="resize to one size in its preprocessor_config.json, or report the checkpoint",
+    )
