@@ -24,7 +24,7 @@ from satchel_converters.capture.vit_mae import in_order, whole
 from satchel_converters.pictures import draw
 from satchel_converters.reference import torch_graphs
 from satchel_converters.shapes import static_shapes
-from satchel_converters.source import find_source
+from satchel_converters.source import find_source, tasks_for
 from satchel_converters.stage import open_tasks
 from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.manifest import TensorSpec
@@ -238,6 +238,15 @@ def test_features_of_vit_mae_are_those_of_all_patches_in_their_order(folder: Pat
     assert ours.shape[1] == 17  # all 16 patches and the class token
     torch.testing.assert_close(ours, expected, atol=0, rtol=0)  # the same operations; a gather moves whole rows
     assert loaded.model.config.mask_ratio > 0
+
+
+def test_the_task_of_a_model_that_sees_is_told_by_its_architecture(folder: Path) -> None:
+    names = ["vit image-feature-extraction", "detr, any size object-detection", "segformer image-segmentation"]
+    names += ["maskformer image-segmentation", "dpt depth-estimation", "swin2sr image-to-image"]
+
+    for name in names:
+        row = _row(name)
+        assert tasks_for(find_source(model_of(row, folder)), None) == (row.task,)
 
 
 def test_a_format_of_one_shape_refuses_pictures_of_any_size(folder: Path) -> None:

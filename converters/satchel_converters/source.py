@@ -254,6 +254,7 @@ def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
         for name in list_tasks()
         if name != task
         and task_class(name).auto_model == main.auto_model
+        and task_class(name).processors == main.processors
         and task_class(name).outputs == main.outputs
         and task_class(name).fits(source.facts)
     ]

@@ -25,6 +25,10 @@ class FeatureExtraction(TextTask):
     outputs = ("last_hidden_state",)
 
     @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        return "num_channels" not in facts.config  # a model that sees has features of pictures
+
+    @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
         return TaskEntry(cls.name, (tokenize_step(facts),), ())
 

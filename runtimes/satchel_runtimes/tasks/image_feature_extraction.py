@@ -22,7 +22,12 @@ class ImageFeatureExtraction(ImageTask):
     name = "image-feature-extraction"
     judged = {"features": VECTOR}
     auto_model = "AutoModel"
+    architectures = ("Model",)
     outputs = ("last_hidden_state",)
+
+    @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        return "num_channels" in facts.config  # what the configs of models that see have, and no others
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
