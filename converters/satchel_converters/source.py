@@ -163,6 +163,10 @@ class SourceModel:
 
     def _positions(self) -> int:
         count = self._number(self.config, "max_position_embeddings", self._number(self.config, "n_positions", 512))
+        if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":
+            # Up to here transformers computes full attention, which is what is exported; beyond, sparse blocks.
+            blocks = 5 + 2 * self._number(self.config, "num_random_blocks", 3)
+            count = min(count, blocks * self._number(self.config, "block_size", 64))
         # RoBERTa and its kin number positions from padding_idx + 1, so the table holds that many fewer texts' tokens.
         offset = self._number(self.config, "pad_token_id", 0) + 1
         return count - offset if self.model_type in _POSITIONS_AFTER_PADDING else count
