@@ -64,7 +64,7 @@ def without_padding(model: torch.nn.Module) -> torch.nn.Module:
             module.key_conv_attn_layer.register_forward_pre_hook(valid.channels_first)  # type: ignore[union-attr]
             module.conv_out_layer.register_forward_hook(valid.result)  # type: ignore[union-attr]
         elif kind == "NystromformerSelfAttention" and hasattr(module, "conv"):
-            module.conv.register_forward_pre_hook(valid.heads)  # type: ignore[union-attr, arg-type]
+            module.conv.register_forward_pre_hook(valid.heads)  # type: ignore[union-attr]
     return made
 
 
