@@ -110,7 +110,8 @@ class TextTask(Task):
         tokenizer = self.tokenizer if cut else self._open(truncate=False)
         words = not isinstance(text, str)
         try:
-            return tokenizer.encode(text, pair, is_pretokenized=words, add_special_tokens=special)
+            found: tokenizers.Encoding = tokenizer.encode(text, pair, is_pretokenized=words, add_special_tokens=special)
+            return found
         except (UnicodeEncodeError, TypeError):  # a lone surrogate: bytes that were no UTF-8 somewhere upstream
             raise UsageError(
                 "Cannot read the text.",
