@@ -184,7 +184,6 @@ _CLASSIFIERS = (
         transformers.LevitConfig,
         "Levit",
         head="LevitForImageClassification",
-        seed=3,
         prepared={"size": {"shortest_edge": 64}, "crop_size": _SQUARE},
         image_size=_SIZE,
         hidden_sizes=[32, 48, 64],
