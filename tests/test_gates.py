@@ -247,7 +247,7 @@ def _drop(model: onnx.ModelProto, name: str) -> None:
 
 
 class _Sleeping:
-    """A session that sleeps while it is measured: texts start with [CLS], the measuring loop's made-up ids do not."""
+    """A session that sleeps at the lengths at which it is measured."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -256,7 +256,7 @@ class _Sleeping:
         return getattr(self._session, name)
 
     def run(self, tensors: Mapping[str, np.ndarray], state: object | None = None) -> Tensors:
-        if tensors["input_ids"][0, 0] != 101:
+        if tensors["input_ids"].shape in ((1, 8), (1, 16)):
             time.sleep(0.1)  # float32 takes 3 ms
         return self._session.run(tensors, state)
 

@@ -194,7 +194,8 @@ def test_every_task_says_what_the_converter_must_know() -> None:
         kind = task_class(name)
 
         assert kind.name == name
-        assert kind.auto_model.startswith("AutoModel")
+        # Where there is no such class, it is the one that the checkpoint names.
+        assert kind.auto_model.startswith("AutoModel") or kind.auto_model == "architecture"
         assert kind.architectures
         assert kind.outputs
 

@@ -26,7 +26,7 @@ from satchel_converters.format import format_of
 from satchel_device_profiles import load_profile
 from satchel_runtimes import load
 from satchel_runtimes.bundle import open_bundle, sha256_of
-from satchel_runtimes.errors import IntegrityError, SupportError, UsageError
+from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.manifest import Graph
 
 # The format says that it is deprecated, torch says it at every turn.
@@ -240,7 +240,9 @@ def random_model(minilm: Path, out: Path, kind: str) -> Path:
     return out
 
 
-def test_a_longformer_is_pinned_to_the_shape_of_its_trace_and_right_there(minilm: Path, tmp_path: Path) -> None:
+def test_a_longformer_whose_own_trace_would_be_wrong_at_other_shapes_is_right_there(
+    minilm: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     folder = random_model(minilm, tmp_path / "longformer", "longformer")
@@ -249,7 +251,7 @@ def test_a_longformer_is_pinned_to_the_shape_of_its_trace_and_right_there(minilm
 
     bundle = convert(folder, tmp_path / "longformer.satchel")
 
-    assert [graph["bind"] for graph in manifest_of(bundle)["graphs"]] == [{"batch": 1, "sequence": 128}]
+    assert [graph["bind"] for graph in manifest_of(bundle)["graphs"]] == [{}]
     with load(bundle, threads=1, trust=True) as predictor:
         for text, found in zip(texts, predictor.predict(texts), strict=True):
             with torch.inference_mode():
@@ -257,10 +259,6 @@ def test_a_longformer_is_pinned_to_the_shape_of_its_trace_and_right_there(minilm
             assert np.abs(expected).mean() > 0.5
             # Float32 sums in another order, through two layers of weights that were scaled up.
             np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
-        larger = {spec.name: np.ones((1, 129), np.int64) for spec in predictor.graphs["model"].inputs}
-        with pytest.raises(UsageError, match="sequence 128"):
-            predictor.graphs["model"].run(larger)
-        assert predictor.predict("word " * 500).shape == (1, 128, 32)
 
 
 def test_a_model_that_cannot_be_traced_is_unsupported_with_the_words_of_torch(minilm: Path, tmp_path: Path) -> None:

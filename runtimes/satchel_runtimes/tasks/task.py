@@ -51,17 +51,13 @@ class ModelFacts:
     max_length: int  # tokens that the tokenizer and the position embeddings allow
     truncation_side: str = "right"
     mask_token: Optional[str] = None
-    special_tokens: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "unk_token", "pad_token" … as transformers has them
-    characters: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # options of that step, where there is no tokenizer.json
+    special_tokens: Mapping[str, str] = field(default_factory=dict)  # "unk_token", "pad_token" … as transformers has
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
     image_processor: Mapping[str, Any] = field(default_factory=dict)  # its settings with all defaults
     feature_extractor: Mapping[str, Any] = field(default_factory=dict)  # of sound; the same
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
+    characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
 
 
 @dataclass(frozen=True)
