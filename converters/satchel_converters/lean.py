@@ -9,9 +9,9 @@ from satchel_runtimes.toolchain import need
 
 __all__ = ["import_transformers"]
 
-# Losses, assisted generation and quantizers import these where they are installed; with tensors that are spread over
-# machines they are a fifth of the CPU time that importing transformers takes (2.2 s instead of 2.8), in every worker.
-_UNUSED = ("scipy", "sklearn", "torchao")
+# Assisted generation and quantizers import these where they are installed; with tensors that are spread over machines they
+# are a good part of the CPU time that importing transformers takes, in every worker. scipy stays: MaskFormer asks for it.
+_UNUSED = ("sklearn", "torchao")
 
 
 def import_transformers(to: str) -> ModuleType:
