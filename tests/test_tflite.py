@@ -6,7 +6,7 @@ import json
 import runpy
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,39 @@ DEVICE = "generic-x86-64"
 
 def plan_of(scheme: str, io: str = "float32") -> Plan:
     return tflite.plan(tflite.SCHEMES[scheme], load_profile(DEVICE), {"io": io})
+
+
+def component_of(function: Callable[[Any], Any]) -> Component:
+    """A graph from one row of six numbers to as many."""
+    import torch
+
+    class Model(torch.nn.Module):
+        def forward(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"result": function(values)}
+
+    ends = Input("values", "float32", (1, 6)), Output("result", "float32", (1, 6))
+    return Component("model", Model().eval(), ends[:1], ends[1:], {"values": torch.arange(6.0)[None]})
+
+
+def test_an_identity_matrix_becomes_something_that_the_engine_has(tmp_path: Path) -> None:
+    import torch
+
+    component = component_of(lambda values: values @ (torch.eye(6) - 0.5 * torch.eye(6, 6)))
+
+    assert tflite.export([component], plan_of("fp32"), tmp_path).files == ("model.tflite",)
+
+
+def test_an_operator_that_no_runtime_has_is_refused_where_it_was_written(tmp_path: Path) -> None:
+    import torch
+
+    def product(values: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(6, dtype=torch.uint8)
+        return values @ (places[:, None] == places).float()
+
+    with pytest.raises(SupportError, match="IOTA") as refused:
+        tflite.export([component_of(product)], plan_of("fp32"), tmp_path)
+
+    assert refused.value.exit_code == 14
 
 
 # A convnet: EfficientNet-Lite0 with its ImageNet weights, on photographs

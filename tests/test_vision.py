@@ -19,7 +19,8 @@ from benchmarks.matrix.rows.vision import ROWS
 from examples.real_models import photographs
 from PIL import Image
 
-from satchel_converters.capture import Loaded, capture, load_model
+from satchel_converters.capture import Loaded, capture, depth_anything, load_model, mobilevitv2, rt_detr
+from satchel_converters.capture.rewrite import rewritten
 from satchel_converters.capture.vit_mae import in_order, whole
 from satchel_converters.pictures import draw
 from satchel_converters.reference import torch_graphs
@@ -238,6 +239,28 @@ def test_features_of_vit_mae_are_those_of_all_patches_in_their_order(folder: Pat
     assert ours.shape[1] == 17  # all 16 patches and the class token
     torch.testing.assert_close(ours, expected, atol=0, rtol=0)  # the same operations; a gather moves whole rows
     assert loaded.model.config.mask_ratio > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "forwards"),
+    [
+        ("mobilevitv2 image-classification", mobilevitv2.FORWARDS),
+        ("rt_detr object-detection", rt_detr.FORWARDS),
+        ("depth_anything depth-estimation", depth_anything.FORWARDS),
+    ],
+)
+def test_a_rewrite_is_the_model_that_it_stands_for(name: str, forwards: dict[str, Any], folder: Path) -> None:
+    _, loaded, _ = _opened(name, folder)
+    (component,) = capture(loaded)
+    changed = rewritten(loaded.model, forwards)
+
+    with torch.no_grad():
+        expected = loaded.model(**component.example)
+        found = [changed(**component.example) for _ in range(2)]  # what the first call keeps, the second takes
+
+    for made in found:
+        for output in component.outputs:  # the same operations in the same order, but for how patches are put together
+            torch.testing.assert_close(made[output.name], expected[output.name], atol=1e-6, rtol=1e-5)
 
 
 def test_the_task_of_a_model_that_sees_is_told_by_its_architecture(folder: Path) -> None:

@@ -166,6 +166,8 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
     torch = need("torch", extra="convert-tflite", to=_TO, of="satchel")
     with quiet():
         litert = need("litert_torch", extra="convert-tflite", to=_TO, of="satchel")
+        # torch makes an identity matrix of 8-bit places, an operator that the converter leaves and no runtime has.
+        litert.fx_infra.decomp.add_pre_convert_decomp(torch.ops.aten.eye, _identity)
         module = _named(component)
         made: Any = None  # the converter, once it has a signature
         try:
@@ -181,6 +183,13 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
                 why=f"{type(error).__name__}: {lines[0][:300]}",
                 fix="convert to another format; an architecture that needs a rewrite gets one file in capture/",
             ) from None
+
+
+def _identity(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
+    import torch
+
+    down, across = (torch.arange(size) for size in (rows, rows if columns is None else columns))
+    return (down[:, None] == across).to(dtype or torch.get_default_dtype())
 
 
 def _named(component: Component) -> torch.nn.Module:  # a class that needs torch to exist
@@ -210,7 +219,15 @@ def _as_int32(torch: Any, value: Any) -> Any:  # Any: tensors of a module import
 def _check(component: Component, file: Path, shape: _Shape) -> float:
     """The error of one signature against the module, on two thirds of its length so that padding is in it."""
     interpreters = need("ai_edge_litert.interpreter", extra="convert-tflite", to=_TO, of="satchel")
-    interpreter = interpreters.Interpreter(model_path=str(file), num_threads=2)
+    try:
+        interpreter = interpreters.Interpreter(model_path=str(file), num_threads=2)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:  # an operator that the converter wrote and no runtime has
+        raise SupportError(
+            f"Cannot run {component.name} in TFLite.",
+            why=f"LiteRT: {str(error).strip().splitlines()[0][:300]}",
+            fix="take another format for this model: --format onnx",
+        ) from None
     run = interpreter.get_signature_runner(_signature(shape))
 
     def call(inputs: Mapping[str, Any]) -> Mapping[str, Any]:

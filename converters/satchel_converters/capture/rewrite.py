@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..component import Component
-from . import encoder
+from . import encoder, image
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -20,12 +20,14 @@ __all__ = ["capture_rewritten", "rewritten"]
 
 
 def rewritten(model: torch.nn.Module, forwards: dict[str, Callable[..., Any]]) -> torch.nn.Module:
-    """A copy whose modules of the named classes have another `forward(self, …)`; the model that was given stays the
-    reference."""
+    """A copy whose modules of the named classes have another `forward(self, …)`, or by "Class.method" another method; the
+    model that was given stays the reference."""
     made = copy.deepcopy(model)
-    for module in made.modules():
-        if type(module).__name__ in forwards:
-            module.forward = types.MethodType(forwards[type(module).__name__], module)
+    for name, function in forwards.items():
+        kind, _, method = name.partition(".")
+        for module in made.modules():
+            if type(module).__name__ == kind:
+                setattr(module, method or "forward", types.MethodType(function, module))
     return made
 
 
@@ -50,7 +52,8 @@ def capture_rewritten(
         least: tokens that transformers' own code needs; the rewrite answers shorter texts too.
     """
     changed: Any = rewritten(loaded.model, forwards)
-    (component,) = encoder.capture(dataclasses.replace(loaded, model=changed))
+    generic = image if loaded.task.modality == "image" else encoder
+    (component,) = generic.capture(dataclasses.replace(loaded, model=changed))
     if least > 1:
         component = dataclasses.replace(component, reference=_Own(loaded.model, changed, least))
     return (component,)
