@@ -34,7 +34,7 @@ def write_support(cells: Sequence[Cell], formats: Sequence[str], out: Path) -> N
         own = [each[format] for each in by_row.values() if format in each]
         good = sum(each.status in (OK, PINNED) for each in own)
         lines.append(f"- {format}: {good} of {len(own)} rows")
-    architectures = len({architecture for architecture, _ in by_row})
+    architectures = len({architecture.partition(",")[0] for architecture, _ in by_row})
     lines += [f"- {architectures} architectures, {len({task for _, task in by_row})} tasks", ""]
     lines += [f"| architecture | task | {' | '.join(formats)} |", f"|---|---|{'---|' * len(formats)}"]
     for (architecture, task), row in by_row.items():
