@@ -82,6 +82,7 @@ class Processors:
             max_length=min(max_length or facts.max_length, facts.max_length, tokenizer.model_max_length, *longest),
             truncation_side=tokenizer.truncation_side,
             mask_token=tokenizer.mask_token,
+            pad_id=tokenizer.pad_token_id or 0,
             special_tokens={
                 name: str(getattr(tokenizer, name))
                 for name in ("unk_token", "pad_token")

@@ -162,7 +162,9 @@ class SourceModel:
         return modules
 
     def _positions(self) -> int:
-        count = self._number(self.config, "max_position_embeddings", self._number(self.config, "n_positions", 512))
+        text = self.config.get("text_config")  # of a model that sees, too
+        config = {**self.config, **(text if isinstance(text, dict) else {})}
+        count = self._number(config, "max_position_embeddings", self._number(config, "n_positions", 512))
         if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":
             # Up to here transformers computes full attention, which is what is exported; beyond, sparse blocks.
             blocks = 5 + 2 * self._number(self.config, "num_random_blocks", 3)

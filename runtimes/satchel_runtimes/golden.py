@@ -91,7 +91,7 @@ def answers_of(task: Task, row: Row, outputs: Tensors, place: int = 0) -> dict[s
     A raw output as wide as a vocabulary is cut to the same spread positions wherever this runs.
     """
     scores = task.score(outputs, row)
-    answers = {f"{place}/judged/{name}": np.array(scores[name]) for name in task.judged}
+    answers = {f"{place}/judged/{name}": np.array(scores[name]) for name in task.judged if name in scores}
     for name, value in outputs.items():
         if value.size > RAW_LIMIT:
             value = value.ravel()[spread_positions(value.size, RAW_LIMIT, 0)]
@@ -114,8 +114,11 @@ def run_items(
     answers: list[dict[str, np.ndarray]] = [{} for _ in items]
     rows: dict[tuple[str, bytes], Row] = {}
     users: dict[tuple[str, bytes], list[tuple[int, int, Row]]] = {}
+    joined: dict[int, dict[int, tuple[Row, Tensors]]] = {}
     for i, item in enumerate(items):
         task = tasks[item.task]
+        if task.joint:
+            joined[i] = {}
         for place, row in enumerate(task.encode(item.input, task.check_options(item.options))):
             rows[row.key] = row
             users.setdefault(row.key, []).append((i, place, row))
@@ -126,8 +129,14 @@ def run_items(
             for k, outputs in forward(graphs, [rows[key] for key in group], batch_size):
                 for i, place, row in users[group[k]]:
                     answers[i].update(answers_of(tasks[items[i].task], row, outputs, place))
+                    if i in joined:
+                        joined[i][place] = (row, tasks[items[i].task].score(outputs, row))
                     if on_sample is not None and place == 0:
                         on_sample()
+    for i, found in joined.items():
+        pairs = [found[place] for place in sorted(found)]
+        whole = tasks[items[i].task].join([row for row, _ in pairs], [scores for _, scores in pairs])
+        answers[i].update({f"0/judged/{name}": np.array(value) for name, value in whole.items()})
     return answers
 
 

@@ -5,12 +5,15 @@ A file has `capture(model, task, inputs) -> tuple[Component, ...]` and is named 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.tasks import Task, task_class
+from satchel_runtimes.tasks.task import ModelFacts
 
 from ..component import Component
 from ..lean import import_transformers
@@ -39,7 +42,10 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "xlm": ".xlm",
     "xlnet": ".xlnet",
 }
-_BY_TASK: dict[str, str] = {"multiple-choice": ".choices"}  # of several graphs, or called in another way
+_BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
+    "multiple-choice": ".choices",
+    "zero-shot-image-classification": ".two_towers",
+}
 _GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio", "series": ".series"}  # by modality
 
 
@@ -51,6 +57,11 @@ class Loaded:
     task: type[Task]
     model: transformers.PreTrainedModel
     processors: Processors
+
+    def facts(self, max_length: int | None = None, bound: Sequence[int] = ()) -> ModelFacts:
+        """Those of the processors, with the model's own scalars, such as the scale of CLIP's similarities."""
+        scalars = {name: float(value) for name, value in self.model.named_parameters() if value.numel() == 1}
+        return dataclasses.replace(self.processors.facts(max_length, bound), scalars=scalars)
 
     @property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:

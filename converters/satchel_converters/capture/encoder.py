@@ -12,10 +12,10 @@ from ..component import Axis, Component, Input, Output
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["TEXT_INPUTS", "capture", "padding", "text_example"]
 
 # What each input is filled with beyond a text's own tokens; the pad ids come from the tokenizer.
-_TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class _Encoder(torch.nn.Module):
@@ -40,15 +40,15 @@ class _Encoder(torch.nn.Module):
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     accepted = inspect.signature(loaded.model.forward).parameters
-    wanted = [name for name in _TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
-    example = _example(loaded, wanted)
+    wanted = [name for name in TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
+    example = text_example(loaded, wanted)
     names = loaded.task.outputs
     module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example)).eval()
     with torch.no_grad():
         results = module(**example)
     batch = Axis("batch")
     sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
-    inputs = tuple(Input(name, "int64", (batch, sequence), _padding(loaded, name)) for name in wanted)
+    inputs = tuple(Input(name, "int64", (batch, sequence), padding(loaded, name)) for name in wanted)
     outputs = tuple(
         Output(name, "float32", _axes(results[name], example["input_ids"], batch, sequence), "attention_mask")
         for name in names
@@ -56,13 +56,14 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     return (Component("model", module, inputs, outputs, example),)
 
 
-def _example(loaded: Loaded, wanted: list[str]) -> dict[str, torch.Tensor]:
+def text_example(loaded: Loaded, wanted: list[str], length: int = 11) -> dict[str, torch.Tensor]:
     """Two texts of different length, so that the mask matters, and no size equal to another by accident."""
     vocabulary = len(loaded.tokenizer)
-    ids = torch.arange(2 * 11).reshape(2, 11) * 37 % max(vocabulary - 10, 1) + 5
+    ids = torch.arange(2 * length).reshape(2, length) * 37 % max(vocabulary - 10, 1) + 5
     ids = ids.clamp(max=vocabulary - 1)
     mask = torch.ones_like(ids)
-    ids[1, 7:], mask[1, 7:] = loaded.tokenizer.pad_token_id or 0, 0
+    rest = length * 2 // 3
+    ids[1, rest:], mask[1, rest:] = loaded.tokenizer.pad_token_id or 0, 0
     made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
     return {name: made[name] for name in wanted}
 
@@ -97,7 +98,7 @@ def _axes(value: torch.Tensor, ids: torch.Tensor, batch: Axis, sequence: Axis) -
     return tuple(axes)
 
 
-def _padding(loaded: Loaded, name: str) -> float:
+def padding(loaded: Loaded, name: str) -> float:
     if name == "input_ids":
         return float(loaded.tokenizer.pad_token_id or 0)
     return float(loaded.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0.0

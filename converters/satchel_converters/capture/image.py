@@ -20,7 +20,7 @@ from ..component import Axis, Component, Input, Output
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["capture", "pixels"]
 
 # Sides of the traced picture where it may have any, at least: small, and large enough for what is halved five times.
 _LEAST = 64
@@ -54,12 +54,12 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         inputs = (Input("input_ids", "int64", (batch, length)),)
     else:
         sides = size or _sides(steps, (0, 0))
-        example = {"pixel_values": _pixels(sides)}
+        example = {"pixel_values": pixels(sides)}
         multiple = image_multiple(steps)
         axes = sides if size else tuple(Axis(name, _LEAST, multiple=multiple) for name in ("height", "width"))
         inputs = (Input("pixel_values", "float32", (batch, 3, *axes)),)
     results = _run(loaded, module, example)
-    others = results if size else _run(loaded, module, {"pixel_values": _pixels(_sides(steps, _MORE))})
+    others = results if size else _run(loaded, module, {"pixel_values": pixels(_sides(steps, _MORE))})
     outputs = tuple(Output(name, "float32", (batch, *_axes(name, results[name], others[name]))) for name in names)
     return (Component("model", module, inputs, outputs, example),)
 
@@ -70,7 +70,7 @@ def _sides(steps: Sequence[Step], more: tuple[int, int]) -> tuple[int, int]:
     return (first + more[0]) * multiple, (first + 1 + more[1]) * multiple
 
 
-def _pixels(sides: tuple[int, int]) -> torch.Tensor:
+def pixels(sides: tuple[int, int]) -> torch.Tensor:
     """Two pictures that differ, so that an output that mixes rows shows; every channel has values of both signs."""
     return torch.randn((2, 3, *sides), generator=torch.Generator().manual_seed(0))
 

@@ -28,6 +28,7 @@ _MODULES = {
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "zero-shot-classification": ".zero_shot_classification",
+    "zero-shot-image-classification": ".zero_shot_image_classification",
 }
 
 

@@ -37,6 +37,7 @@ class ImageTask(Task):
 
     modality: ClassVar[str] = "image"
     processors: ClassVar[tuple[str, ...]] = ("image_processor",)
+    other_steps: ClassVar[tuple[str, ...]] = ()  # of another modality, for a task that has several
     any_size: ClassVar[bool] = False  # whether a model may take each picture in a size of its own
     max_pixels: ClassVar[int] = MAX_PIXELS  # of what goes into the model
     picture_kind: ClassVar[str] = "a path, bytes, a Pillow image, or a uint8 array [height, width, channels]"
@@ -44,7 +45,8 @@ class ImageTask(Task):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         self.entry_ = entry
         self._files = files
-        unknown = [step.step for step in entry.preprocess if step.step not in STEPS]
+        known = (*STEPS, *self.other_steps)
+        unknown = [step.step for step in entry.preprocess if step.step not in known]
         if unknown:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",

@@ -51,6 +51,7 @@ class ModelFacts:
     max_length: int  # tokens that the tokenizer and the position embeddings allow
     truncation_side: str = "right"
     mask_token: Optional[str] = None
+    pad_id: int = 0
     special_tokens: Mapping[str, str] = field(default_factory=dict)  # "unk_token", "pad_token" … as transformers has
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
@@ -58,6 +59,7 @@ class ModelFacts:
     feature_extractor: Mapping[str, Any] = field(default_factory=dict)  # of sound; the same
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
+    scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Task(ABC):
     name: ClassVar[str]
     modality: ClassVar[str] = "text"  # of what the built-in samples are made: "text", "image", "audio", "image+text" …
     judged: Mapping[str, str]  # the arrays that `score` returns -> how parity compares each
+    joint: ClassVar[tuple[str, ...]] = ()  # those of `judged` that take all rows of an input, and that `join` returns
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
     batch_size: ClassVar[int] = 8
 
@@ -148,9 +151,17 @@ class Task(ABC):
             UsageError: the input is not of the task's type.
         """
 
+    def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
+        """The texts behind the rows of token ids, one for each, where the tokenizer is given nothing else with it."""
+        return ()
+
     @abstractmethod
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         """What the user sees of one row's raw outputs, as the arrays that parity judges."""
+
+    def join(self, rows: Sequence[Row], scores: Sequence[Tensors]) -> Tensors:
+        """What the user sees of all rows of one input together, where the answer is more than that of its rows."""
+        return {}
 
     @abstractmethod
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:

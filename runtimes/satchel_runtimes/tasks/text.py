@@ -108,6 +108,9 @@ class TextTask(Task):
             raise wrong_type(self, item)
         return [self.row(self.encoding(item))]
 
+    def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
+        return (item,) if isinstance(item, str) else ()
+
     def encoding(
         self, text: Union[str, Sequence[str]], pair: Optional[str] = None, *, special: bool = True, cut: bool = True
     ) -> tokenizers.Encoding:

@@ -13,7 +13,7 @@ from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, LABEL_COLUMNS, TEXT_COLUMNS, Answer, Files, Input, ModelFacts, Row, softmax
 from .text import TextTask, labels_of, tokenize_step, wrong_type
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "chosen_labels", "hypotheses"]
 
 _SAMPLE_LABELS = ("shopping", "travel", "technology")
 
@@ -67,13 +67,13 @@ class ZeroShotClassification(TextTask):
             raise wrong_type(self, item)
         if not item:
             raise UsageError("Cannot classify the text.", why="it is empty", fix="give a text that is not empty")
-        return [self.row(self.encoding(item, hypothesis)) for hypothesis in _hypotheses(options)]
+        return [self.row(self.encoding(item, hypothesis)) for hypothesis in hypotheses(options)]
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         return {"scores": softmax(outputs["logits"]), "logits": outputs["logits"]}
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        labels = _labels(options)
+        labels = chosen_labels(options)
         logits = np.stack([each["logits"] for each in scores])
         if options["multi_label"] or len(labels) == 1:
             contradiction = -1 if self._entailment == 0 else 0
@@ -100,7 +100,7 @@ def _entailment(facts: ModelFacts) -> Optional[int]:
     return None
 
 
-def _labels(options: Mapping[str, Any]) -> Sequence[str]:
+def chosen_labels(options: Mapping[str, Any]) -> Sequence[str]:
     labels = options["candidate_labels"]
     if isinstance(labels, str):
         labels = [label.strip() for label in labels.split(",") if label.strip()]
@@ -113,8 +113,8 @@ def _labels(options: Mapping[str, Any]) -> Sequence[str]:
     return labels
 
 
-def _hypotheses(options: Mapping[str, Any]) -> list[str]:
-    template, labels = options["hypothesis_template"], _labels(options)
+def hypotheses(options: Mapping[str, Any]) -> list[str]:
+    template, labels = options["hypothesis_template"], chosen_labels(options)
     try:
         found = [template.format(label) for label in labels]
     except (AttributeError, IndexError, KeyError, ValueError):  # no string; {1}; {name}; a lone brace

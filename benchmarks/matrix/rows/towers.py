@@ -1,0 +1,108 @@
+"""Models of two towers: pictures and texts in one space."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from satchel_converters.pictures import draw
+
+from ..row import Row, lively, save, tokenizer
+
+__all__ = ["ROWS"]
+
+_SIZE = 32
+_PICTURES = (draw(3001), draw(3006), draw(3004), draw(3011).convert("L"))
+_ASKED = {"candidate_labels": ["cat", "a dog and a boat", "the house under the tree", "12 percent in 2024"]}
+_VISION: Mapping[str, Any] = {
+    "image_size": _SIZE,
+    "patch_size": 8,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+_TEXT: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 77,
+}
+
+
+def _build(
+    kind: str, processor: str, prepared: Mapping[str, Any], sizes: Mapping[str, Any], only_ids: bool, folder: Path
+) -> None:
+    words = tokenizer("wordpiece")
+    if only_ids:
+        words.model_input_names = ["input_ids"]
+    ids = {name: getattr(words, name) for name in ("bos_token_id", "pad_token_id")}
+    text = {"vocab_size": len(words), "eos_token_id": words.sep_token_id, **ids, **sizes.get("text_config", {})}
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, "text_config": text})
+    steps = getattr(transformers, f"{processor}ImageProcessorPil")(**prepared)
+    save(folder, lively(getattr(transformers, f"{kind}Model")(config)), words, steps)
+
+
+def _by_its_class(kind: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What the pipeline computes with a model that its list lacks."""
+    ask = transformers.pipeline(
+        "zero-shot-image-classification",
+        model=getattr(transformers, f"{kind}Model").from_pretrained(model),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(model),
+        image_processor=transformers.AutoImageProcessor.from_pretrained(model, backend="pil"),
+    )
+    return [*(ask(each, **options) for each in inputs), *ask(list(inputs), **options)]
+
+
+def _row(
+    name: str,
+    kind: str,
+    processor: str = "CLIP",
+    prepared: Mapping[str, Any] | None = None,
+    *,
+    only_ids: bool = False,
+    listed: bool = True,
+    fast: bool = False,
+    **sizes: Any,
+) -> Row:
+    square = {"size": {"shortest_edge": _SIZE}, "crop_size": {"height": _SIZE, "width": _SIZE}}
+    build = functools.partial(_build, kind, processor, square if prepared is None else prepared, sizes, only_ids)
+    oracle = None if listed else functools.partial(_by_its_class, kind)
+    return Row(name, "zero-shot-image-classification", build, _PICTURES, _ASKED, oracle, fast=fast)
+
+
+_CLIP = {"vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}
+
+ROWS: tuple[Row, ...] = (
+    _row("clip", "CLIP", fast=True, **_CLIP),
+    _row(
+        "siglip",
+        "Siglip",
+        "Siglip",
+        {"size": {"height": _SIZE, "width": _SIZE}},
+        only_ids=True,
+        vision_config=_VISION,
+        text_config={**_TEXT, "max_position_embeddings": 64},
+    ),
+    _row("chinese_clip", "ChineseCLIP", "ChineseCLIP", **_CLIP),
+    _row(
+        "groupvit",
+        "GroupViT",
+        listed=False,
+        vision_config={
+            **_VISION,
+            "depths": [1, 1, 1],
+            "num_group_tokens": [8, 4, 0],
+            "num_output_groups": [8, 4, 0],
+            "num_hidden_layers": 3,
+        },
+        text_config=_TEXT,
+        projection_dim=16,
+        projection_intermediate_dim=32,
+    ),
+)
