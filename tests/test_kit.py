@@ -564,6 +564,7 @@ def test_an_interrupted_run_leaves_nothing(one: Path, tmp_path: Path, number: si
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     assert process.stderr is not None
     for line in process.stderr:

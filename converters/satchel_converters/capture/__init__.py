@@ -60,7 +60,7 @@ class Loaded:
 
     def facts(self, max_length: int | None = None, bound: Sequence[int] = ()) -> ModelFacts:
         """Those of the processors, with the model's own scalars, such as the scale of CLIP's similarities."""
-        scalars = {name: float(value) for name, value in self.model.named_parameters() if value.numel() == 1}
+        scalars = {name: float(value.detach()) for name, value in self.model.named_parameters() if value.numel() == 1}
         return dataclasses.replace(self.processors.facts(max_length, bound), scalars=scalars)
 
     @property
