@@ -71,7 +71,7 @@ def make_kit(prepared: Prepared, target: Target, reporter: Reporter, outcomes: l
 def _about(
     prepared: Prepared, stage: Stage, recipe: Recipe, rows: GoldenRows, manifest: Manifest, scheme: str
 ) -> dict[str, Any]:
-    count = sum(len(stage.twin.graphs[0].outputs) * len(each) for each in rows.samples)
+    count = sum(len(rows.about[place]["outputs"]) for sample in rows.samples for place in sample)
     return {
         "satchel_kit": 1,
         "about": "a compile kit, not a bundle: python finish.py makes one, where the compiler is; see README.txt",

@@ -20,7 +20,7 @@ from satchel_runtimes.golden import golden_records, judge_tasks, read_items, rec
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
-from satchel_runtimes.sessions import Session
+from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Row
 
 from .evaluate import judge
@@ -32,11 +32,9 @@ from .progress import Reporter
 __all__ = [
     "call_of",
     "estimate",
-    "first_row",
     "lengths_of",
     "limits_for",
     "machine_kind",
-    "main_graph",
     "stands_for",
     "try_candidate",
 ]
@@ -154,29 +152,23 @@ def _measure(
     threads = prepared.options.threads or prepared.profile.threads
     twin_folder = Path(tempfile.mkdtemp(prefix="satchel-twin-", dir=twin().folder.parent))
     try:
-        sessions: dict[str, Session] = {"model": main_graph(predictor)}
+        loaded = {"model": predictor}
         if plan.scheme.name != "fp32":
             pack_twin(prepared, twin(), plan, twin_folder)
-            sessions["twin"] = main_graph(load(twin_folder, threads=threads, trust=True))
-        row = first_row(predictor)
+            loaded["twin"] = load(twin_folder, threads=threads, trust=True)
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
         for tokens in lengths_of(predictor):
-            calls = {name: call_of(session, row, tokens) for name, session in sessions.items()}
+            calls = {name: call_of(each, tokens) for name, each in loaded.items()}
             times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
                 speedup[tokens] = ratio(times["twin"], times["model"])
-        for session in sessions.values():
-            if session is not sessions["model"]:
-                session.close()
+        if "twin" in loaded:
+            loaded["twin"].close()
         return latency, speedup
     finally:
         shutil.rmtree(twin_folder, ignore_errors=True)
-
-
-def main_graph(predictor: Predictor) -> Session:
-    return next(iter(predictor.graphs.values()))
 
 
 def lengths_of(predictor: Predictor) -> Sequence[int]:
@@ -187,27 +179,29 @@ def lengths_of(predictor: Predictor) -> Sequence[int]:
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
-def first_row(predictor: Predictor) -> Row:
-    """What the first golden sample of the main task is to the main graph."""
-    task, component = predictor.open_task(predictor.tasks[0]), next(iter(predictor.graphs))
-    rows = (
-        row
-        for item in read_items(predictor.bundle)
-        if item.task == task.name
-        for row in task.encode(item.input, task.check_options(item.options))
-    )
-    return next(row for row in rows if row.component == component)
+def call_of(predictor: Predictor, tokens: int) -> Callable[[], object]:
+    """A run of each graph, one after the other, on the first row that the main task's golden samples have for it.
+
+    A row that has a sequence is repeated or cut to so many tokens.
+    """
+    task, graphs = predictor.open_task(predictor.tasks[0]), predictor.graphs
+    first: dict[str, Row] = {}
+    for item in read_items(predictor.bundle):
+        if item.task == task.name and len(first) < len(graphs):
+            for row in task.encode(item.input, task.check_options(item.options)):
+                first.setdefault(row.component, row)
+    runs = [(graphs[component].run, _tensors(graphs[component], row, tokens)) for component, row in first.items()]
+    return lambda: [run(tensors) for run, tensors in runs]
 
 
-def call_of(session: Session, row: Row, tokens: int) -> Callable[[], object]:
-    """A run of the graph on this row, repeated or cut to so many tokens where it has a sequence."""
+def _tensors(session: Session, row: Row, tokens: int) -> Tensors:
     tensors = {}
     for spec in session.inputs:
         value = row.tensors[spec.name]
         if spec.shape[1:2] == ("sequence",):
             value = np.resize(value, (tokens, *value.shape[1:]))
         tensors[spec.name] = value[None]
-    return lambda: session.run(tensors)
+    return tensors
 
 
 def estimate(profile: DeviceProfile, parameters: int, scheme: Scheme, threads: int | None) -> Mapping[int, float]:

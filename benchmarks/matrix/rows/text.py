@@ -13,7 +13,7 @@ import transformers
 
 from ..row import Row, lively, named_labels, save, tokenizer
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "text_row"]
 
 _TEXTS = (
     "Where is my order?",
@@ -86,7 +86,7 @@ def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head
     save(folder, lively(getattr(transformers, head).from_config(made)), words)
 
 
-def _row(
+def text_row(
     name: str,
     config: Callable[..., Any],
     kind: str = "wordpiece",
@@ -113,6 +113,7 @@ _REMBERT = {"input_embedding_size": 16, "output_embedding_size": 40}
 _OWN_NAMES: Mapping[str, Any] = dict.fromkeys(_SMALL)  # for configs that name their sizes otherwise
 _FUNNEL = {**_OWN_NAMES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48, "block_sizes": [1, 2, 1]}
 _XLNET = {**_OWN_NAMES, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
+_XMOD = {"languages": ["en_XX", "de_DE"], "default_language": "en_XX", "adapter_reduction_factor": 2}
 _NEAR = {"local_attention": 8, "layer_types": ["full_attention", "sliding_attention"]}
 
 
@@ -140,35 +141,46 @@ _PERCEIVER = {
 }
 
 ROWS: tuple[Row, ...] = (
-    _row("bert", transformers.BertConfig, fast=True),
-    _row("bert", transformers.BertConfig, task="multiple-choice"),
-    _row("roberta", transformers.RobertaConfig, "bpe"),
-    _row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
-    _row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),
-    _row("albert", transformers.AlbertConfig, "unigram", embedding_size=16),
-    _row("electra", transformers.ElectraConfig, embedding_size=16),
-    _row("distilbert", transformers.DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
-    _row("mobilebert", transformers.MobileBertConfig, task="fill-mask", **_MOBILEBERT),
-    _row("deberta", transformers.DebertaConfig, "bpe", **_DEBERTA),
-    _row(
+    text_row("bert", transformers.BertConfig, fast=True),
+    text_row("bert", transformers.BertConfig, task="multiple-choice"),
+    text_row("roberta", transformers.RobertaConfig, "bpe"),
+    text_row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
+    text_row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),
+    text_row("albert", transformers.AlbertConfig, "unigram", embedding_size=16),
+    text_row("electra", transformers.ElectraConfig, embedding_size=16),
+    text_row("distilbert", transformers.DistilBertConfig, dim=32, n_layers=2, n_heads=4, hidden_dim=48),
+    text_row("mobilebert", transformers.MobileBertConfig, task="fill-mask", **_MOBILEBERT),
+    text_row("deberta", transformers.DebertaConfig, "bpe", **_DEBERTA),
+    text_row(
         "deberta-v2", transformers.DebertaV2Config, "unigram", position_buckets=8, norm_rel_ebd="layer_norm", **_DEBERTA
     ),
-    _row("mpnet", transformers.MPNetConfig, task="feature-extraction"),
-    _row("modernbert", transformers.ModernBertConfig, "bpe", "fill-mask", **_NEAR),
-    _row("squeezebert", transformers.SqueezeBertConfig, embedding_size=32),
-    _row("roformer", transformers.RoFormerConfig, task="token-classification", embedding_size=16),
-    _row("nystromformer", transformers.NystromformerConfig, "unigram"),
-    _row("convbert", transformers.ConvBertConfig, embedding_size=16),
-    _row("rembert", transformers.RemBertConfig, "unigram", **_REMBERT),
-    _row("megatron-bert", transformers.MegatronBertConfig, task="fill-mask"),
-    _row("ibert", transformers.IBertConfig, "bpe"),
-    _row("xlm", transformers.XLMConfig, "bpe", **_XLM),
-    _row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
-    _row("longformer", transformers.LongformerConfig, "bpe", attention_window=8),
-    _row("longformer", transformers.LongformerConfig, "bpe", "token-classification", attention_window=[8, 16]),
-    _row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
-    _row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
-    _row("funnel", transformers.FunnelConfig, **_FUNNEL),
+    text_row("mpnet", transformers.MPNetConfig, task="feature-extraction"),
+    text_row("modernbert", transformers.ModernBertConfig, "bpe", "fill-mask", **_NEAR),
+    text_row("squeezebert", transformers.SqueezeBertConfig, embedding_size=32),
+    text_row("roformer", transformers.RoFormerConfig, task="token-classification", embedding_size=16),
+    text_row("nystromformer", transformers.NystromformerConfig, "unigram"),
+    text_row("convbert", transformers.ConvBertConfig, embedding_size=16),
+    text_row("xlm-roberta-xl", transformers.XLMRobertaXLConfig, "unigram", "fill-mask"),
+    text_row("roberta-prelayernorm", transformers.RobertaPreLayerNormConfig, "bpe"),
+    text_row("ernie", transformers.ErnieConfig, task="fill-mask"),
+    text_row("data2vec-text", transformers.Data2VecTextConfig, "bpe"),
+    text_row("esm", transformers.EsmConfig, task="fill-mask", token_dropout=False, mask_token_id=4),
+    text_row("xmod", transformers.XmodConfig, "unigram", "token-classification", **_XMOD),
+    text_row("luke", transformers.LukeConfig, "bpe", "fill-mask", entity_vocab_size=10, entity_emb_size=16),
+    text_row("eurobert", transformers.EuroBertConfig, "bpe", "fill-mask", num_key_value_heads=2, head_dim=8),
+    text_row("bert-generation", transformers.BertGenerationConfig, "unigram", "feature-extraction"),
+    text_row("jina_embeddings_v3", transformers.JinaEmbeddingsV3Config, "unigram", "feature-extraction"),
+    text_row("nomic_bert", transformers.NomicBertConfig, task="fill-mask"),
+    text_row("rembert", transformers.RemBertConfig, "unigram", **_REMBERT),
+    text_row("megatron-bert", transformers.MegatronBertConfig, task="fill-mask"),
+    text_row("ibert", transformers.IBertConfig, "bpe"),
+    text_row("xlm", transformers.XLMConfig, "bpe", **_XLM),
+    text_row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
+    text_row("longformer", transformers.LongformerConfig, "bpe", attention_window=8),
+    text_row("longformer", transformers.LongformerConfig, "bpe", "token-classification", attention_window=[8, 16]),
+    text_row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
+    text_row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
+    text_row("funnel", transformers.FunnelConfig, **_FUNNEL),
     _of_characters("canine", transformers.CanineConfig, transformers.CanineTokenizer, "text-classification", **_CANINE),
     _of_characters(
         "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "text-classification", **_PERCEIVER
