@@ -40,7 +40,7 @@ quickstart: install
 # A file at a time on each of two cores: what a file's tests share is made once. Two processes whose linear algebra has
 # two threads each wait for one another, ten times as long as the work takes.
 test: install lint
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow" -x tests/test_architecture.py tests/test_device_profiles.py tests/test_bundle.py tests/test_tensors.py tests/test_toolchain.py

@@ -51,7 +51,6 @@ class ModelFacts:
     max_length: int  # tokens that the tokenizer and the position embeddings allow
     truncation_side: str = "right"
     mask_token: Optional[str] = None
-    pad_id: int = 0
     special_tokens: Mapping[str, str] = field(default_factory=dict)  # "unk_token", "pad_token" … as transformers has
     clean_up_spaces: bool = False  # clean_up_tokenization_spaces of tokenizer_config.json
     modules: tuple[Mapping[str, Any], ...] = ()  # sentence-transformers' modules.json, each with its own config
@@ -60,6 +59,7 @@ class ModelFacts:
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
     scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
+    pad_id: int = 0
 
 
 @dataclass(frozen=True)
