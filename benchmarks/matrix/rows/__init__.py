@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, text, towers, vision
+from . import audio, decoders, detectors, text, towers, vision
 
 __all__ = ["ROWS"]
 
-ROWS: tuple[Row, ...] = (*text.ROWS, *decoders.ROWS, *vision.ROWS, *audio.ROWS, *towers.ROWS)
+ROWS: tuple[Row, ...] = (*text.ROWS, *decoders.ROWS, *vision.ROWS, *detectors.ROWS, *audio.ROWS, *towers.ROWS)

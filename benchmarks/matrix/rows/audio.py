@@ -141,6 +141,8 @@ ROWS: tuple[Row, ...] = (
     _recognize("sew", transformers.SEWConfig, **_SEW),
     _classify("unispeech", transformers.UniSpeechConfig, num_ctc_classes=32),
     _recognize("unispeech", transformers.UniSpeechConfig, num_ctc_classes=32),
+    _classify("unispeech-sat", transformers.UniSpeechSatConfig, num_ctc_classes=32),
+    _recognize("unispeech-sat", transformers.UniSpeechSatConfig, num_ctc_classes=32),
     _classify("data2vec-audio", transformers.Data2VecAudioConfig, **_DATA2VEC),
     _recognize("data2vec-audio", transformers.Data2VecAudioConfig, **_DATA2VEC),
     Row(

@@ -15,14 +15,26 @@ from satchel_converters.pictures import draw
 
 from ..row import LABELS, Oracle, Row, lively, named_labels, save, statistics
 
-__all__ = ["ROWS"]
+__all__ = [
+    "CROPPED",
+    "DEPTH_PYRAMID",
+    "DPT",
+    "PYRAMID",
+    "ROWS",
+    "SHORT",
+    "SIZE",
+    "SQUARE",
+    "SWIN",
+    "TRANSFORMER",
+    "vision_row",
+]
 
-_SIZE = 64
+SIZE = 64
 # Wide, high and square ones, and one without colours; none of them is a golden picture.
 _PICTURES = (draw(3001), draw(3006), draw(3004), draw(3011).convert("L"))
-_SQUARE = {"height": _SIZE, "width": _SIZE}
-_TRANSFORMER: Mapping[str, Any] = {
-    "image_size": _SIZE,
+SQUARE = {"height": SIZE, "width": SIZE}
+TRANSFORMER: Mapping[str, Any] = {
+    "image_size": SIZE,
     "patch_size": 16,
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -52,7 +64,7 @@ def _build(
     torch.manual_seed(0)
     model = lively(auto.from_config(made) if hasattr(auto, "from_config") else auto(made), seed)
     # Of one size, so that they make one batch whatever the processor leaves of it.
-    pictures = [draw(number).convert("RGB").resize((_SIZE, _SIZE)) for number in range(2000, 2016)]
+    pictures = [draw(number).convert("RGB").resize((SIZE, SIZE)) for number in range(2000, 2016)]
     if change is not None:
         change(model)
     if any(isinstance(each, torch.nn.modules.batchnorm._BatchNorm) for each in model.modules()):
@@ -61,7 +73,7 @@ def _build(
     save(folder, model, steps)
 
 
-def _row(
+def vision_row(
     name: str,
     config: type[Any],  # Any: a class of transformers
     processor: str = "ViT",
@@ -81,7 +93,7 @@ def _row(
     build = functools.partial(
         _build,
         functools.partial(config, **sizes),
-        functools.partial(steps, **({"size": _SQUARE} if prepared is None else prepared)),
+        functools.partial(steps, **({"size": SQUARE} if prepared is None else prepared)),
         head or _HEADS[task],
         change,
         seed,
@@ -98,118 +110,120 @@ def _loud(model: Any) -> None:  # Any: classes of transformers
 
 
 _COLOURS = [[red, green, blue] for red in (-0.6, 0.6) for green in (-0.7, 0.0, 0.7) for blue in (-0.5, 0.5)]
-_CROPPED = {"size": {"shortest_edge": 72}, "crop_size": _SQUARE}
-_SHORT = {"size": {"shortest_edge": _SIZE}}
-_PYRAMID: Mapping[str, Any] = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
-_SWIN = {"image_size": _SIZE, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+CROPPED = {"size": {"shortest_edge": 72}, "crop_size": SQUARE}
+SHORT = {"size": {"shortest_edge": SIZE}}
+PYRAMID: Mapping[str, Any] = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
+SWIN = {"image_size": SIZE, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 
 _CLASSIFIERS = (
-    _row("vit", transformers.ViTConfig, fast=True, **_TRANSFORMER),
-    _row(
+    vision_row("vit", transformers.ViTConfig, fast=True, **TRANSFORMER),
+    vision_row(
         "deit",
         transformers.DeiTConfig,
         "DeiT",
         head="DeiTForImageClassificationWithTeacher",
-        prepared={"size": {"height": 72, "width": 72}, "crop_size": _SQUARE},
-        **_TRANSFORMER,
+        prepared={"size": {"height": 72, "width": 72}, "crop_size": SQUARE},
+        **TRANSFORMER,
     ),
-    _row("beit", transformers.BeitConfig, "Beit", use_relative_position_bias=True, **_TRANSFORMER),
-    _row("swin", transformers.SwinConfig, **_SWIN),
-    _row("swinv2", transformers.Swinv2Config, **_SWIN),
-    _row("dinov2", transformers.Dinov2Config, "Bit", prepared=_CROPPED, **{**_TRANSFORMER, "patch_size": 8}),
-    _row(
-        "mobilenet_v1", transformers.MobileNetV1Config, "MobileNetV1", prepared=_CROPPED, seed=1, depth_multiplier=0.25
+    vision_row("beit", transformers.BeitConfig, "Beit", use_relative_position_bias=True, **TRANSFORMER),
+    vision_row("swin", transformers.SwinConfig, **SWIN),
+    vision_row("swinv2", transformers.Swinv2Config, **SWIN),
+    vision_row("dinov2", transformers.Dinov2Config, "Bit", prepared=CROPPED, **{**TRANSFORMER, "patch_size": 8}),
+    vision_row(
+        "mobilenet_v1", transformers.MobileNetV1Config, "MobileNetV1", prepared=CROPPED, seed=1, depth_multiplier=0.25
     ),
-    _row(
+    vision_row(
         "mobilenet_v2",
         transformers.MobileNetV2Config,
         "MobileNetV2",
-        prepared=_CROPPED,
+        prepared=CROPPED,
         seed=1,
         depth_multiplier=0.25,
-        image_size=_SIZE,
+        image_size=SIZE,
         fast=True,
     ),
-    _row(
+    vision_row(
         "mobilevit",
         transformers.MobileViTConfig,
         "MobileViT",
-        prepared=_CROPPED,
-        image_size=_SIZE,
+        prepared=CROPPED,
+        image_size=SIZE,
         hidden_sizes=[16, 24, 32],
         neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32],
         num_attention_heads=2,
         change=_loud,
     ),
-    _row(
+    vision_row(
         "mobilevitv2",
         transformers.MobileViTV2Config,
         "MobileViT",
-        prepared=_CROPPED,
-        image_size=_SIZE,
+        prepared=CROPPED,
+        image_size=SIZE,
         width_multiplier=0.25,
         change=_loud,
     ),
-    _row(
+    vision_row(
         "resnet",
         transformers.ResNetConfig,
         "ConvNext",
-        prepared=_SHORT,
+        prepared=SHORT,
         embedding_size=16,
         hidden_sizes=[16, 32],
         depths=[1, 1],
         layer_type="basic",
     ),
-    _row("convnext", transformers.ConvNextConfig, "ConvNext", prepared=_SHORT, layer_scale_init_value=0.5, **_PYRAMID),
-    _row("convnextv2", transformers.ConvNextV2Config, "ConvNext", prepared=_SHORT, **_PYRAMID),
-    _row(
+    vision_row(
+        "convnext", transformers.ConvNextConfig, "ConvNext", prepared=SHORT, layer_scale_init_value=0.5, **PYRAMID
+    ),
+    vision_row("convnextv2", transformers.ConvNextV2Config, "ConvNext", prepared=SHORT, **PYRAMID),
+    vision_row(
         "efficientnet",
         transformers.EfficientNetConfig,
         "EfficientNet",
-        image_size=_SIZE,
+        image_size=SIZE,
         width_coefficient=0.25,
         depth_coefficient=0.3,
         hidden_dim=320,
     ),
-    _row(
+    vision_row(
         "regnet",
         transformers.RegNetConfig,
         "ConvNext",
-        prepared=_SHORT,
+        prepared=SHORT,
         embedding_size=16,
         hidden_sizes=[16, 24, 32, 48],
         depths=[1, 1, 2, 1],
         groups_width=8,
     ),
-    _row(
+    vision_row(
         "levit",
         transformers.LevitConfig,
         "Levit",
         head="LevitForImageClassification",
-        prepared={"size": {"shortest_edge": 64}, "crop_size": _SQUARE},
-        image_size=_SIZE,
+        prepared={"size": {"shortest_edge": 64}, "crop_size": SQUARE},
+        image_size=SIZE,
         hidden_sizes=[32, 48, 64],
         num_attention_heads=[2, 3, 4],
         depths=[1, 1, 1],
         key_dim=[8, 8, 8],
     ),
-    _row(
+    vision_row(
         "poolformer",
         transformers.PoolFormerConfig,
         "PoolFormer",
-        prepared={**_SHORT, "crop_size": _SQUARE},
-        **_PYRAMID,
+        prepared={**SHORT, "crop_size": SQUARE},
+        **PYRAMID,
     ),
-    _row(
+    vision_row(
         "pvt",
         transformers.PvtConfig,
         "Pvt",
         num_labels=len(LABELS),  # its config has a number of its own
-        image_size=_SIZE,
+        image_size=SIZE,
         num_attention_heads=[1, 2, 2, 4],
-        **_PYRAMID,
+        **PYRAMID,
     ),
-    _row(
+    vision_row(
         "imagegpt",
         transformers.ImageGPTConfig,
         "ImageGPT",
@@ -220,13 +234,73 @@ _CLASSIFIERS = (
         n_layer=2,
         n_head=2,
     ),
-    _row(
+    vision_row(
         "segformer",
         transformers.SegformerConfig,
         "Segformer",
         num_attention_heads=[1, 2, 2, 4],
         decoder_hidden_size=16,
-        **_PYRAMID,
+        **PYRAMID,
+    ),
+    vision_row(
+        "data2vec-vision", transformers.Data2VecVisionConfig, "Beit", use_relative_position_bias=True, **TRANSFORMER
+    ),
+    vision_row("vit_msn", transformers.ViTMSNConfig, **TRANSFORMER),
+    vision_row("ijepa", transformers.IJepaConfig, **TRANSFORMER),
+    vision_row(
+        "dinov2_with_registers",
+        transformers.Dinov2WithRegistersConfig,
+        "Bit",
+        prepared=CROPPED,
+        **{**TRANSFORMER, "patch_size": 8},
+    ),
+    vision_row(
+        "clip",
+        transformers.CLIPConfig,
+        "CLIP",
+        prepared={**SHORT, "crop_size": SQUARE},
+        vision_config=TRANSFORMER,
+        projection_dim=16,
+    ),
+    vision_row("siglip", transformers.SiglipConfig, "Siglip", vision_config=TRANSFORMER),
+    vision_row("donut-swin", transformers.DonutSwinConfig, **SWIN),
+    vision_row(
+        "focalnet",
+        transformers.FocalNetConfig,
+        "Bit",
+        prepared=CROPPED,
+        image_size=SIZE,
+        patch_size=4,
+        embed_dim=16,
+        depths=[2, 2],
+        focal_levels=[2, 2],
+        focal_windows=[3, 3],
+        hidden_sizes=[16, 32],
+    ),
+    vision_row("swiftformer", transformers.SwiftFormerConfig, depths=[1, 1, 1, 1], embed_dims=[8, 16, 24, 32]),
+    vision_row("pvt_v2", transformers.PvtV2Config, "Pvt", image_size=SIZE, num_attention_heads=[1, 2, 2, 4], **PYRAMID),
+    vision_row(
+        "bit",
+        transformers.BitConfig,
+        "Bit",
+        prepared=CROPPED,
+        embedding_size=16,
+        hidden_sizes=[32, 64],
+        depths=[1, 1],
+        num_groups=8,
+    ),
+    vision_row(
+        "hiera",
+        transformers.HieraConfig,
+        "Bit",
+        prepared=CROPPED,
+        embed_dim=16,
+        image_size=[SIZE, SIZE],
+        depths=[1, 1, 1],
+        num_heads=[1, 2, 4],
+        masked_unit_size=[4, 4],
+        num_query_pool=2,
+        masked_unit_attention=[True, False, False],
     ),
 )
 
@@ -263,22 +337,44 @@ def _upscaled(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) ->
 
 
 _FEATURES = (
-    _row("vit", transformers.ViTConfig, task="image-feature-extraction", oracle=_features, fast=True, **_TRANSFORMER),
-    _row(
+    vision_row(
+        "vit", transformers.ViTConfig, task="image-feature-extraction", oracle=_features, fast=True, **TRANSFORMER
+    ),
+    vision_row(
         "dinov2",
         transformers.Dinov2Config,
         "Bit",
         "image-feature-extraction",
-        prepared=_CROPPED,
+        prepared=CROPPED,
         oracle=_features,
-        **{**_TRANSFORMER, "patch_size": 8},
+        **{**TRANSFORMER, "patch_size": 8},
     ),
-    _row("vit_mae", transformers.ViTMAEConfig, task="image-feature-extraction", oracle=_whole_features, **_TRANSFORMER),
+    vision_row(
+        "dinov3_vit",
+        transformers.DINOv3ViTConfig,
+        task="image-feature-extraction",
+        oracle=_features,
+        num_register_tokens=2,
+        **TRANSFORMER,
+    ),
+    vision_row(
+        "dinov3_convnext",
+        transformers.DINOv3ConvNextConfig,
+        task="image-feature-extraction",
+        oracle=_features,
+        **PYRAMID,
+    ),
+    vision_row(
+        "maskformer-swin", transformers.MaskFormerSwinConfig, task="image-feature-extraction", oracle=_features, **SWIN
+    ),
+    vision_row(
+        "vit_mae", transformers.ViTMAEConfig, task="image-feature-extraction", oracle=_whole_features, **TRANSFORMER
+    ),
 )
 
 _NECK = {"neck_hidden_sizes": [8, 12, 16, 16], "fusion_hidden_size": 16, "backbone_out_indices": [0, 1, 2, 3]}
-_DPT = {**_TRANSFORMER, **_NECK, "num_hidden_layers": 4, "reassemble_factors": [4, 2, 1, 0.5]}
-_DEPTH_PYRAMID = {**_PYRAMID, "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16}
+DPT = {**TRANSFORMER, **_NECK, "num_hidden_layers": 4, "reassemble_factors": [4, 2, 1, 0.5]}
+DEPTH_PYRAMID = {**PYRAMID, "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16}
 
 
 def _far(model: Any) -> None:  # Any: classes of transformers
@@ -288,15 +384,15 @@ def _far(model: Any) -> None:  # Any: classes of transformers
 
 
 def _dinov2_backbone() -> Any:  # Any: a config of transformers
-    sizes = {**_TRANSFORMER, "patch_size": 14, "image_size": 70, "num_hidden_layers": 4}
+    sizes = {**TRANSFORMER, "patch_size": 14, "image_size": 70, "num_hidden_layers": 4}
     return transformers.Dinov2Config(
         **sizes, out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False
     )
 
 
 _DEPTHS = (
-    _row("dpt", transformers.DPTConfig, "DPT", "depth-estimation", change=_far, fast=True, **_DPT),
-    _row(
+    vision_row("dpt", transformers.DPTConfig, "DPT", "depth-estimation", change=_far, fast=True, **DPT),
+    vision_row(
         "depth_anything",
         transformers.DepthAnythingConfig,
         "DPT",
@@ -308,7 +404,7 @@ _DEPTHS = (
         fusion_hidden_size=16,
         head_hidden_size=8,
     ),
-    _row(
+    vision_row(
         "depth_anything, any size",
         transformers.DepthAnythingConfig,
         "DPT",
@@ -321,183 +417,20 @@ _DEPTHS = (
         fusion_hidden_size=16,
         head_hidden_size=8,
     ),
-    _row("glpn", transformers.GLPNConfig, "DPT", "depth-estimation", **_DEPTH_PYRAMID),
-    _row(
+    vision_row("glpn", transformers.GLPNConfig, "DPT", "depth-estimation", **DEPTH_PYRAMID),
+    vision_row(
         "glpn, any size",
         transformers.GLPNConfig,
         "GLPN",
         "depth-estimation",
         prepared={},
         any_size=True,
-        **_DEPTH_PYRAMID,
-    ),
-)
-
-_DETR = {
-    "use_timm_backbone": False,
-    "use_pretrained_backbone": False,
-    "backbone": None,
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "num_queries": 12,
-}
-
-
-def _apart(model: Any) -> None:  # Any: classes of transformers
-    """Queries that differ: fresh ones look alike, and then all see the same."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "quer" in name and "embed" in name:
-                parameter *= 8
-
-
-_BETWEEN = {"size": {"shortest_edge": 64, "longest_edge": 100}}
-
-
-def _resnet_backbone(*stages: str) -> Any:  # Any: a config of transformers
-    return transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 12, 16, 24],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=list(stages),
-    )
-
-
-_YOLOS = {**_TRANSFORMER, "image_size": [_SIZE, _SIZE], "num_detection_tokens": 10}
-
-_DETECTORS = (
-    _row(
-        "detr",
-        transformers.DetrConfig,
-        "Detr",
-        "object-detection",
-        change=_apart,
-        options={"threshold": 0.3},
-        backbone_config=_resnet_backbone("stage4"),
-        **_DETR,
-    ),
-    _row(
-        "detr, any size",
-        transformers.DetrConfig,
-        "Detr",
-        "object-detection",
-        change=_apart,
-        prepared=_BETWEEN,
-        options={"threshold": 0.3},
-        any_size=True,
-        backbone_config=_resnet_backbone("stage4"),
-        **_DETR,
-    ),
-    _row(
-        "rt_detr",
-        transformers.RTDetrConfig,
-        "RTDetr",
-        "object-detection",
-        options={"threshold": 0.83},
-        backbone_config=transformers.RTDetrResNetConfig(
-            embedding_size=8,
-            hidden_sizes=[8, 12, 16, 24],
-            depths=[1, 1, 1, 1],
-            layer_type="basic",
-            out_features=["stage2", "stage3", "stage4"],
-        ),
-        encoder_hidden_dim=32,
-        encoder_in_channels=[12, 16, 24],
-        encoder_ffn_dim=48,
-        encoder_attention_heads=2,
-        d_model=32,
-        decoder_in_channels=[32, 32, 32],
-        decoder_ffn_dim=48,
-        decoder_layers=2,
-        decoder_attention_heads=2,
-        num_queries=12,
-        num_denoising=0,
-    ),
-    _row("yolos", transformers.YolosConfig, "Yolos", "object-detection", options={"threshold": 0.25}, **_YOLOS),
-    _row(
-        "yolos, any size",
-        transformers.YolosConfig,
-        "Yolos",
-        "object-detection",
-        prepared=_BETWEEN,
-        options={"threshold": 0.25},
-        any_size=True,
-        **_YOLOS,
-    ),
-)
-
-_MASKED = {"size": _SQUARE, "size_divisor": 32}
-_SURE_ENOUGH = {"threshold": 0.15, "mask_threshold": 0.1, "overlap_mask_area_threshold": 0.02}
-
-
-def _swin_backbone() -> Any:  # Any: a config of transformers
-    sizes = {**_SWIN, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
-    return transformers.SwinConfig(**sizes, out_features=["stage1", "stage2", "stage3", "stage4"])
-
-
-_SEGMENTERS = (
-    _row(
-        "segformer",
-        transformers.SegformerConfig,
-        "Segformer",
-        "image-segmentation",
-        fast=True,
-        **_DEPTH_PYRAMID,
-    ),
-    _row(
-        "beit",
-        transformers.BeitConfig,
-        "Beit",
-        "image-segmentation",
-        use_relative_position_bias=True,
-        out_indices=[1, 2, 3, 4],
-        **{**_TRANSFORMER, "num_hidden_layers": 4},
-    ),
-    _row("dpt", transformers.DPTConfig, "DPT", "image-segmentation", **_DPT),
-    _row(
-        "maskformer",
-        transformers.MaskFormerConfig,
-        "MaskFormer",
-        "image-segmentation",
-        change=_apart,
-        head="AutoModelForUniversalSegmentation",
-        prepared=_MASKED,
-        options=_SURE_ENOUGH,
-        backbone_config=_swin_backbone(),
-        decoder_config=transformers.DetrConfig(**_DETR),
-        fpn_feature_size=32,
-        mask_feature_size=32,
-    ),
-    _row(
-        "mask2former",
-        transformers.Mask2FormerConfig,
-        "Mask2Former",
-        "image-segmentation",
-        change=_apart,
-        head="AutoModelForUniversalSegmentation",
-        prepared=_MASKED,
-        options=_SURE_ENOUGH,
-        backbone_config=_swin_backbone(),
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=48,
-        dim_feedforward=48,
-        encoder_layers=1,
-        decoder_layers=2,
-        num_attention_heads=2,
-        num_queries=10,
+        **DEPTH_PYRAMID,
     ),
 )
 
 _SUPER = {
-    "image_size": _SIZE,
+    "image_size": SIZE,
     "embed_dim": 16,
     "depths": [2, 2],
     "num_heads": [2, 2],
@@ -506,16 +439,16 @@ _SUPER = {
     "upsampler": "pixelshuffle",
 }
 _UPSCALERS = (
-    _row(
+    vision_row(
         "swin2sr",
         transformers.Swin2SRConfig,
         "ViT",
         "image-to-image",
-        prepared={"size": _SQUARE, "do_normalize": False},
+        prepared={"size": SQUARE, "do_normalize": False},
         oracle=_upscaled,
         **_SUPER,
     ),
-    _row(
+    vision_row(
         "swin2sr, any size",
         transformers.Swin2SRConfig,
         "Swin2SR",
@@ -527,4 +460,4 @@ _UPSCALERS = (
     ),
 )
 
-ROWS: tuple[Row, ...] = (*_CLASSIFIERS, *_FEATURES, *_DEPTHS, *_DETECTORS, *_SEGMENTERS, *_UPSCALERS)
+ROWS: tuple[Row, ...] = (*_CLASSIFIERS, *_FEATURES, *_DEPTHS, *_UPSCALERS)

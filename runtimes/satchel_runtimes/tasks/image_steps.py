@@ -25,6 +25,8 @@ _WITHOUT_EFFECT = {
 # Processors that give each picture a size of its own between two edges, with what that is rounded to.
 _BETWEEN_EDGES = {
     "Detr": "",
+    "ConditionalDetr": "",
+    "DeformableDetr": "",
     "RTDetr": "",
     "Yolos": "down",
     "MaskFormer": "up",

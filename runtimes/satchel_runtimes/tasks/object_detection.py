@@ -17,8 +17,15 @@ from .text import labels_of
 
 __all__ = ["TASK"]
 
-# How each family scores: classes against each other, the last of them "no object"; or each class by itself.
-_SCORES = {"Detr": "softmax", "Yolos": "softmax", "RTDetr": "sigmoid"}
+# How each family scores: classes against each other, the last of them "no object"; or each class by itself, and then
+# at most so many of all queries and classes together, where it is not as many as there are queries.
+_SCORES = {
+    "Detr": Step("softmax"),
+    "Yolos": Step("softmax"),
+    "RTDetr": Step("sigmoid"),
+    "ConditionalDetr": Step("sigmoid", {"most": 100}),
+    "DeformableDetr": Step("sigmoid", {"most": 100}),
+}
 
 
 class ObjectDetection(ImageTask):
@@ -50,7 +57,7 @@ class ObjectDetection(ImageTask):
                 fix="convert one of these, or report the checkpoint",
             )
         steps = image_steps(facts.image_processor, any_size=True)
-        return TaskEntry(cls.name, steps, (Step(_SCORES[kind]), Step("labels", {"labels": labels_of(facts)})))
+        return TaskEntry(cls.name, steps, (_SCORES[kind], Step("labels", {"labels": labels_of(facts)})))
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         scores = sigmoid(outputs["logits"]) if self._alone else softmax(outputs["logits"])
@@ -61,10 +68,10 @@ class ObjectDetection(ImageTask):
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
         threshold = _share(options, "threshold")
-        if self._alone:  # of all queries and labels together as many as there are queries, best first
+        if self._alone:  # of all queries and labels together, best first
             flat = scores[0]["scores"].ravel()
             count, classes = scores[0]["scores"].shape
-            best = np.argsort(-flat, kind="stable")[:count]
+            best = np.argsort(-flat, kind="stable")[: self.entry_.postprocess[0].options.get("most", count)]
             found, queries, labels = flat[best], best // classes, best % classes
         else:
             likely = scores[0]["scores"][:, :-1]
