@@ -544,6 +544,13 @@ def test_a_bundle_over_its_size_budget_is_refused(tiny: Path, tmp_path: Path) ->
     assert [each for each in beside(kit) if each.endswith(".satchel")] == []
 
 
+# What a shell starts in the background, a whole suite for instance, ignores interrupts, and so does all that it starts.
+_HEARING = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(one: Path, tmp_path: Path, number: signal.Signals) -> None:
     compiler = write_compiler(
@@ -559,12 +566,11 @@ def test_an_interrupted_run_leaves_nothing(one: Path, tmp_path: Path, number: si
         """,
     )
     process = subprocess.Popen(
-        [sys.executable, str(one / "finish.py")],
+        [sys.executable, "-c", _HEARING, str(one / "finish.py")],
         env=elsewhere(tmp_path, compiler),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background ignores it
     )
     assert process.stderr is not None
     for line in process.stderr:

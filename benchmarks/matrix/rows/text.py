@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from ..row import Row, lively, named_labels, save, tokenizer
+from ..row import LABELS, Row, lively, named_labels, save, tokenizer
 
 __all__ = ["ROWS", "text_row"]
 
@@ -38,6 +39,10 @@ _HEADS = {
     "fill-mask": "AutoModelForMaskedLM",
     "feature-extraction": "AutoModel",
     "multiple-choice": "AutoModelForMultipleChoice",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "zero-shot-classification": "AutoModelForSequenceClassification",
+    "sentence-embedding": "AutoModel",
+    "sentence-similarity": "AutoModel",
 }
 _QUESTIONS = (
     {"text": "The train was late.", "choices": ["We waited.", "We took the book that lay on the table.", "No."]},
@@ -67,12 +72,89 @@ def _features(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) ->
     return [np.array(ask(each)) for each in (*inputs, *inputs)]
 
 
-_ORACLES = {"multiple-choice": _choose, "feature-extraction": _features}
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {"text-classification": {"top_k": None}}
+def _span(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The likeliest span of at most 15 tokens, grown to whole words, as the pipeline of transformers 4 found it."""
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    head = transformers.AutoModelForQuestionAnswering.from_pretrained(model).eval()
+    alone = []
+    for each in inputs:
+        encoded = words(each["question"], each["context"], return_tensors="pt")
+        inside = torch.tensor([part == 1 for part in encoded.sequence_ids()])
+        with torch.no_grad():
+            found = head(**encoded)
+        # The token that opens the sequence takes part in the softmax, as the answer that there is none.
+        allowed = inside | (torch.arange(len(inside)) == 0)
+        start, end = (
+            logits[0].masked_fill(~allowed, -10000).softmax(0) * inside
+            for logits in (found.start_logits, found.end_logits)
+        )
+        spans = (start[:, None] * end[None, :]).triu().tril(14)
+        first, last = divmod(int(spans.argmax()), len(inside))
+        since = encoded.word_to_chars(encoded.token_to_word(first), sequence_index=1).start
+        until = encoded.word_to_chars(encoded.token_to_word(last), sequence_index=1).end
+        score = float(spans.max())
+        alone.append({"score": score, "start": since, "end": until, "answer": each["context"][since:until]})
+    return [*alone, *alone]
 
 
-def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head: str, folder: Path) -> None:
-    """A model of a config class with a tokenizer of its kind and a head for `LABELS`."""
+def _embeddings(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Means over the tokens, of length 1: what the modules beside the model say."""
+    words, body = (
+        transformers.AutoTokenizer.from_pretrained(model),
+        transformers.AutoModel.from_pretrained(model).eval(),
+    )
+    alone = []
+    for each in inputs:
+        with torch.no_grad():
+            states = body(**words(each, return_tensors="pt")).last_hidden_state[0]
+        alone.append(torch.nn.functional.normalize(states.mean(0), dim=0).numpy())
+    return [*alone, *alone]
+
+
+def _cosines(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    alone = []
+    for each in inputs:
+        source, *others = _embeddings(model, [each["source_sentence"], *each["sentences"]], options)[
+            : 1 + len(each["sentences"])
+        ]
+        alone.append([float(source @ other) for other in others])
+    return [*alone, *alone]
+
+
+_ORACLES = {
+    "multiple-choice": _choose,
+    "feature-extraction": _features,
+    "question-answering": _span,
+    "sentence-embedding": _embeddings,
+    "sentence-similarity": _cosines,
+}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "text-classification": {"top_k": None},
+    "zero-shot-classification": {"candidate_labels": ["a train", "the house in the north", "cooking"]},
+}
+_INPUTS_OF: Mapping[str, tuple[Any, ...]] = {
+    "multiple-choice": _QUESTIONS,
+    "question-answering": (
+        {"question": "Where is my order?", "context": "The order was placed on Monday, and it has not arrived yet."},
+        {"question": "Who?", "context": "She reads two books in the evening."},
+        {"question": "What is better?", "context": _TEXTS[1]},
+    ),
+    "sentence-similarity": (
+        {"source_sentence": _TEXTS[0], "sentences": [_TEXTS[1], "The order is here."]},
+        {"source_sentence": _TEXTS[1], "sentences": ["No."]},
+        {"source_sentence": "Rain.", "sentences": list(_TEXTS)},
+    ),
+}
+_LABELS_OF = {"zero-shot-classification": ("contradiction", "neutral", "entailment")}
+_MODULES = (
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+)
+
+
+def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], task: str, folder: Path) -> None:
+    """A model of a config class with a tokenizer of its kind and the task's head."""
     words = tokenizer(kind, **_INPUTS[kind])
     special = {
         f"{name}_token_id": found
@@ -81,9 +163,14 @@ def _build(config: Callable[..., Any], kind: str, sizes: Mapping[str, Any], head
     }
     given = {"vocab_size": len(words), **special, **_SMALL, **sizes}
     made = config(**{name: value for name, value in given.items() if value is not None})
-    named_labels(made)
+    named_labels(made, _LABELS_OF.get(task, LABELS))
     words.model_max_length = 128
-    save(folder, lively(getattr(transformers, head).from_config(made)), words)
+    save(folder, lively(getattr(transformers, _HEADS[task]).from_config(made)), words)
+    if task.startswith("sentence-"):
+        (folder / "modules.json").write_text(json.dumps(_MODULES), "utf-8")
+        (folder / "1_Pooling").mkdir()
+        pooling = {"word_embedding_dimension": made.hidden_size, "pooling_mode_mean_tokens": True}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling), "utf-8")
 
 
 def text_row(
@@ -99,11 +186,12 @@ def text_row(
     if task == "fill-mask":
         mask = tokenizer(kind).mask_token
         texts = (f"Where is my {mask}?", f"A small model that {mask} quickly is often better than a large one.", mask)
-    build = functools.partial(_build, config, kind, sizes, _HEADS[task])
+    build = functools.partial(_build, config, kind, sizes, task)
     if name == "funnel":  # transformers itself fails on less than five tokens
         texts = (*_TEXTS[:2], "No, never again!")
-    inputs = _QUESTIONS if task == "multiple-choice" else texts
-    return Row(name, task, build, inputs, _OPTIONS.get(task, {}), oracle=_ORACLES.get(task), fast=fast)
+    return Row(
+        name, task, build, _INPUTS_OF.get(task, texts), _OPTIONS.get(task, {}), oracle=_ORACLES.get(task), fast=fast
+    )
 
 
 _XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 4}
@@ -143,6 +231,10 @@ _PERCEIVER = {
 ROWS: tuple[Row, ...] = (
     text_row("bert", transformers.BertConfig, fast=True),
     text_row("bert", transformers.BertConfig, task="multiple-choice"),
+    text_row("bert", transformers.BertConfig, task="question-answering"),
+    text_row("bert", transformers.BertConfig, task="sentence-embedding"),
+    text_row("bert", transformers.BertConfig, task="sentence-similarity"),
+    text_row("roberta", transformers.RobertaConfig, "bpe", "zero-shot-classification"),
     text_row("roberta", transformers.RobertaConfig, "bpe"),
     text_row("xlm-roberta", transformers.XLMRobertaConfig, "unigram", "token-classification"),
     text_row("camembert", transformers.CamembertConfig, "unigram", "fill-mask"),
