@@ -73,7 +73,7 @@ def _features(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) ->
 
 
 def _span(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-    """The likeliest span of at most 15 tokens, grown to whole words, as the pipeline of transformers 4 found it."""
+    """The likeliest span of at most 15 tokens, as the pipeline of transformers 4 found it."""
     words = transformers.AutoTokenizer.from_pretrained(model)
     head = transformers.AutoModelForQuestionAnswering.from_pretrained(model).eval()
     alone = []
@@ -90,8 +90,7 @@ def _span(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> lis
         )
         spans = (start[:, None] * end[None, :]).triu().tril(14)
         first, last = divmod(int(spans.argmax()), len(inside))
-        since = encoded.word_to_chars(encoded.token_to_word(first), sequence_index=1).start
-        until = encoded.word_to_chars(encoded.token_to_word(last), sequence_index=1).end
+        since, until = encoded.token_to_chars(first).start, encoded.token_to_chars(last).end
         score = float(spans.max())
         alone.append({"score": score, "start": since, "end": until, "answer": each["context"][since:until]})
     return [*alone, *alone]
@@ -130,6 +129,7 @@ _ORACLES = {
 }
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "text-classification": {"top_k": None},
+    "question-answering": {"align_to_words": False},  # spans of one word would be added up
     "zero-shot-classification": {"candidate_labels": ["a train", "the house in the north", "cooking"]},
 }
 _INPUTS_OF: Mapping[str, tuple[Any, ...]] = {
@@ -145,7 +145,10 @@ _INPUTS_OF: Mapping[str, tuple[Any, ...]] = {
         {"source_sentence": "Rain.", "sentences": list(_TEXTS)},
     ),
 }
-_LABELS_OF = {"zero-shot-classification": ("contradiction", "neutral", "entailment")}
+_LABELS_OF = {
+    "question-answering": ("start", "end"),
+    "zero-shot-classification": ("contradiction", "neutral", "entailment"),
+}
 _MODULES = (
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
