@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {
+    "bloom": ".bloom",
     "canine": ".canine",
     "convbert": ".neighbours",
     "depth_anything": ".depth_anything",
