@@ -210,7 +210,18 @@ def named() -> Iterator[tuple[str, str, str]]:
 def test_the_extras_are_those_of_the_design() -> None:
     assert declared() == {
         "satchel": {"convert", "convert-tflite", "evaluate", "tune", "report", "dev"},
-        "satchel-runtimes": {"onnx", "tflite", "tflite-legacy", "torch", "neuron", "text", "vision", "audio", "index"},
+        "satchel-runtimes": {
+            "onnx",
+            "tflite",
+            "tflite-legacy",
+            "torch",
+            "neuron",
+            "text",
+            "vision",
+            "audio",
+            "video",
+            "index",
+        },
     }
 
 

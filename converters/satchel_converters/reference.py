@@ -116,9 +116,9 @@ def _check_pixels(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
     for item in items:
         task = tasks[item.task]
         assert isinstance(task, ImageTask)
-        picture = task.picture(item.input)
-        ours = task.tensors(picture)
-        theirs = loaded.processors.image_processor(picture, return_tensors="np")
+        seen = task.seen(item.input)
+        ours = task.tensors(seen)
+        theirs = loaded.processors.image_processor(seen, return_tensors="np")
         alike = all(_same_pixels(ours[name], np.asarray(theirs[name][0])) for name in ours)
         if not alike:
             raise ParityError(

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, text, towers, vision
+from . import audio, decoders, detectors, text, towers, video, vision
 
 __all__ = ["ROWS"]
 
-ROWS: tuple[Row, ...] = (*text.ROWS, *decoders.ROWS, *vision.ROWS, *detectors.ROWS, *audio.ROWS, *towers.ROWS)
+ROWS: tuple[Row, ...] = (
+    *text.ROWS,
+    *decoders.ROWS,
+    *vision.ROWS,
+    *detectors.ROWS,
+    *audio.ROWS,
+    *towers.ROWS,
+    *video.ROWS,
+)

@@ -45,6 +45,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
 }
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "multiple-choice": ".choices",
+    "video-classification": ".video",
     "zero-shot-image-classification": ".two_towers",
 }
 _GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio", "series": ".series"}  # by modality

@@ -20,14 +20,14 @@ from ..component import Axis, Component, Input, Output
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture", "pixels"]
+__all__ = ["Vision", "capture", "pixels"]
 
 # Sides of the traced picture where it may have any, at least: small, and large enough for what is halved five times.
 _LEAST = 64
 _MORE = (1, 3)  # multiples that height and width have beyond: they differ
 
 
-class _Vision(torch.nn.Module):
+class Vision(torch.nn.Module):
     """Takes and returns plain named tensors."""
 
     def __init__(self, model: torch.nn.Module, outputs: tuple[str, ...]) -> None:
@@ -46,7 +46,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     assert issubclass(loaded.task, ImageTask)
     steps = image_steps(facts.image_processor, any_size=loaded.task.any_size)
     batch, size = Axis("batch"), image_size(steps)
-    module = _Vision(loaded.model, names).eval()
+    module = Vision(loaded.model, names).eval()
     colours = next((len(step.options["clusters"]) for step in steps if step.step == "quantize_colors"), 0)
     if colours and size:
         length = size[0] * size[1]
@@ -70,9 +70,9 @@ def _sides(steps: Sequence[Step], more: tuple[int, int]) -> tuple[int, int]:
     return (first + more[0]) * multiple, (first + 1 + more[1]) * multiple
 
 
-def pixels(sides: tuple[int, int]) -> torch.Tensor:
+def pixels(sides: tuple[int, int], seed: int = 0) -> torch.Tensor:
     """Two pictures that differ, so that an output that mixes rows shows; every channel has values of both signs."""
-    return torch.randn((2, 3, *sides), generator=torch.Generator().manual_seed(0))
+    return torch.randn((2, 3, *sides), generator=torch.Generator().manual_seed(seed))
 
 
 def _axes(name: str, first: torch.Tensor, second: torch.Tensor) -> list[Axis | int]:

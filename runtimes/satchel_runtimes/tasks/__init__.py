@@ -27,6 +27,7 @@ _MODULES = {
     "text-classification": ".text_classification",
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
+    "video-classification": ".video_classification",
     "zero-shot-classification": ".zero_shot_classification",
     "zero-shot-image-classification": ".zero_shot_image_classification",
 }

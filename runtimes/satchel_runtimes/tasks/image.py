@@ -85,6 +85,10 @@ class ImageTask(Task):
         picture = self.picture(item)
         return [Row(self.tensors(picture), 1, (picture.height, picture.width))]
 
+    def seen(self, item: Input) -> Any:  # Any: an RGB picture, or a list of them
+        """What of an input the processor is given."""
+        return self.picture(item)
+
     def tensors(self, picture: Image.Image) -> dict[str, np.ndarray]:
         """What the graph takes of an RGB picture, without the batch axis."""
         values = self.pixels(picture)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class ImageClassification(ImageTask):
     judged = {"scores": DISTRIBUTION}
     options = {"top_k": 5, "function_to_apply": None}
     auto_model = "AutoModelForImageClassification"
-    architectures = ("ForImageClassification", "ForImageClassificationWithTeacher")
+    architectures: ClassVar[tuple[str, ...]] = ("ForImageClassification", "ForImageClassificationWithTeacher")
     outputs = ("logits",)
     columns = {
         "image": ("image", "file", "path", "picture", "image_path", "file_name"),
