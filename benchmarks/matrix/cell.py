@@ -117,8 +117,8 @@ def _expected(row: Row, model: Path) -> list[Any]:
     """The same by the model in torch."""
     if row.oracle is not None:
         return row.oracle(model, row.inputs, row.options)
-    needs = task_class(row.task).processors
-    processors = load_processors(find_source(model), needs).by_name
+    source = find_source(model)
+    processors = load_processors(source, task_class(row.task).needs(source.facts.config)).by_name
     ask = transformers.pipeline(row.task, model=str(model), **processors)  # type: ignore[call-overload]  # names of tasks
     alone = [ask(each, **row.options) for each in row.inputs]
     together: Sequence[Any] = ask(list(row.inputs), **row.options)

@@ -83,6 +83,7 @@ class Processors:
             truncation_side=tokenizer.truncation_side,
             mask_token=tokenizer.mask_token,
             pad_id=tokenizer.pad_token_id or 0,
+            separator_box=tuple(getattr(tokenizer, "sep_token_box", facts.separator_box)),
             special_tokens={
                 name: str(getattr(tokenizer, name))
                 for name in ("unk_token", "pad_token")
@@ -136,6 +137,8 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found[name] = getattr(transformers, auto).from_pretrained(
             source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
         )
+    if hasattr(found.get("image_processor"), "apply_ocr"):
+        found["image_processor"].apply_ocr = False  # a device reads a page's words itself, or is given them
     tokenizer = found.get("tokenizer")
     # One for CTC only joins the tokens of frames, which the bundle says how to do; one of characters needs no vocabulary.
     known = tokenizer is None or tokenizer.is_fast or type(tokenizer).__name__ in _UNITS or ctc_of(tokenizer)

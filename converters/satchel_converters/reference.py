@@ -76,7 +76,7 @@ def reference_answers(
     Raises:
         ParityError: the bundle's tokenizer gives other ids than the model's own, or its steps other pixels.
     """
-    for name in loaded.task.processors:  # the model sees the same rows as the artifact, so parity would not tell
+    for name in loaded.processors.by_name:  # the model sees the same rows as the artifact, so parity would not tell
         _CHECKS[name](loaded, tasks, items)
     graphs = torch_graphs(loaded, components)
     # One thread: a short text gains nothing from two, and the sum's order stays the same from run to run.

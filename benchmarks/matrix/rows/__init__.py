@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, text, towers, video, vision
+from . import audio, decoders, detectors, documents, text, towers, video, vision
 
 __all__ = ["ROWS"]
 
@@ -15,4 +15,5 @@ ROWS: tuple[Row, ...] = (
     *audio.ROWS,
     *towers.ROWS,
     *video.ROWS,
+    *documents.ROWS,
 )

@@ -33,6 +33,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "efficientnet": ".efficientnet",
     "flaubert": ".xlm",
     "funnel": ".funnel",
+    "layoutlmv3": ".layoutlmv3",
     "longformer": ".longformer",
     "mobilebert": ".neighbours",
     "mobilevitv2": ".mobilevitv2",
@@ -48,7 +49,13 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "video-classification": ".video",
     "zero-shot-image-classification": ".two_towers",
 }
-_GENERIC = {"text": ".encoder", "image": ".image", "audio": ".audio", "series": ".series"}  # by modality
+_GENERIC = {
+    "text": ".encoder",
+    "image": ".image",
+    "audio": ".audio",
+    "series": ".series",
+    "image+text": ".joined",
+}  # by modality
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
             **chosen,
             **common,
         )
-        processors = load_processors(source, task.processors)
+        processors = load_processors(source, task.needs(source.facts.config))
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         # transformers reports every mismatch between files and classes with one of these.
         raise SupportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +13,11 @@ from ..component import Axis, Component, Input, Output
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["TEXT_INPUTS", "capture", "padding", "text_example"]
+__all__ = ["LENGTH", "TEXT_INPUTS", "capture", "padding", "text_example"]
 
 # What each input is filled with beyond a text's own tokens; the pad ids come from the tokenizer.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+LENGTH = 11  # tokens of the traced texts
 
 
 class _Encoder(torch.nn.Module):
@@ -38,17 +40,24 @@ class _Encoder(torch.nn.Module):
         return {name: result[name] for name in self.outputs}
 
 
-def capture(loaded: Loaded) -> tuple[Component, ...]:
+def capture(loaded: Loaded, beside: Mapping[str, tuple[Input, torch.Tensor]] | None = None) -> tuple[Component, ...]:
+    """One graph over a text.
+
+    Args:
+        beside: further inputs, each with an example of two rows; where one has a sequence, it is of `LENGTH` tokens.
+    """
+    beside = beside or {}
     accepted = inspect.signature(loaded.model.forward).parameters
     wanted = [name for name in TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
-    example = text_example(loaded, wanted)
+    example = text_example(loaded, wanted) | {name: made for name, (_, made) in beside.items()}
     names = loaded.task.outputs
     module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example)).eval()
     with torch.no_grad():
         results = module(**example)
     batch = Axis("batch")
     sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
-    inputs = tuple(Input(name, "int64", (batch, sequence), padding(loaded, name)) for name in wanted)
+    texts = [Input(name, "int64", (batch, sequence), padding(loaded, name)) for name in wanted]
+    inputs = (*texts, *(spec for spec, _ in beside.values()))
     outputs = tuple(
         Output(name, "float32", _axes(results[name], example["input_ids"], batch, sequence), "attention_mask")
         for name in names
@@ -56,7 +65,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     return (Component("model", module, inputs, outputs, example),)
 
 
-def text_example(loaded: Loaded, wanted: list[str], length: int = 11) -> dict[str, torch.Tensor]:
+def text_example(loaded: Loaded, wanted: list[str], length: int = LENGTH) -> dict[str, torch.Tensor]:
     """Two texts of different length, so that the mask matters, and no size equal to another by accident."""
     vocabulary = len(loaded.tokenizer)
     ids = torch.arange(2 * length).reshape(2, length) * 37 % max(vocabulary - 10, 1) + 5

@@ -127,13 +127,13 @@ def _compress(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
     job.tell("load", f"{job.source.name}, {job.source.parameters:,} parameters")
     loaded = load_model(job.source, job.task)
     teacher, named = loaded.model, None
-    if "tokenizer" in loaded.task.processors:
+    if "tokenizer" in loaded.processors.by_name:
         loaded.tokenizer.save_pretrained(job.folder)
         job.set_length()
     before = sum(each.numel() for each in teacher.parameters())
     if job.raw["student"]:
         source = SourceModel.from_job(job.raw["student"])
-        if "tokenizer" in loaded.task.processors:
+        if "tokenizer" in loaded.processors.by_name:
             check_same_tokens(job.source, source)
         named = student_of(source, job.task, teacher)
     removed: dict[str, Any] = {}
@@ -314,7 +314,7 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
     labels = _labels_of(job)
     torch.manual_seed(asked.seed)
     model = load_headed(job.source, job.task, labels)
-    processors = load_processors(job.made, task_class(job.task).processors)
+    processors = load_processors(job.made, task_class(job.task).needs(job.source.facts.config))
     if "tokenizer" in processors.by_name:
         processors.tokenizer.save_pretrained(job.folder)
         job.set_length()

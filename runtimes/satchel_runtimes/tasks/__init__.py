@@ -13,6 +13,7 @@ _MODULES = {
     "audio-classification": ".audio_classification",
     "automatic-speech-recognition": ".automatic_speech_recognition",
     "depth-estimation": ".depth_estimation",
+    "document-question-answering": ".document_question_answering",
     "feature-extraction": ".feature_extraction",
     "fill-mask": ".fill_mask",
     "image-classification": ".image_classification",

@@ -14,14 +14,14 @@ from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, Answer, Input, ModelFacts, Row, softmax
 from .text import TextTask, Tokens, tokenize_step, whole_number, windows, wrong_type
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "QuestionAnswering", "Window", "spans"]
 
 _MAX_WINDOW = 384
 _MAX_STRIDE = 128
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     tokens: Tokens
     allowed: np.ndarray  # which tokens have a part in the softmax: the context's, and [CLS] for "no answer"
 
@@ -57,6 +57,10 @@ class QuestionAnswering(TextTask):
     rows_are_inputs = True
 
     @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        return not str(facts.config.get("model_type", "")).startswith("layoutlm")  # those read pages
+
+    @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
         length = min(facts.max_length, _MAX_WINDOW)
         step = Step("windows", {"length": length, "stride": min(length // 2, _MAX_STRIDE)})
@@ -86,7 +90,7 @@ class QuestionAnswering(TextTask):
         for window in windows(tokens, 1, length, stride, self._step.options["side"]):
             # The token that opens the sequence ([CLS], <s>) stands for "no answer", wherever the text has it, too.
             no_answer = window.ids == window.ids[0] if window.special[0] else np.zeros(len(window), bool)
-            extra = _Window(window, (window.sequences == 1) | no_answer)
+            extra = Window(window, (window.sequences == 1) | no_answer)
             rows.append(self.row_of(window.ids, window.type_ids, extra))
         return rows
 
@@ -125,7 +129,7 @@ class QuestionAnswering(TextTask):
             # Several spans may be the same words once they are aligned, so more than are asked for are looked at.
             wanted = 2 * count + 10 if align else count
             start_of, end_of = (np.where(tokens.sequences == 1, score[side], 0) for side in ("start", "end"))
-            firsts, lasts, values = _spans(start_of, end_of, wanted, longest)
+            firsts, lasts, values = spans(start_of, end_of, wanted, longest)
             for first, last, value in zip(firsts.tolist(), lasts.tolist(), values.tolist()):
                 start, end = _characters(tokens, first, last, align)
                 text = item["context"][start:end]
@@ -149,7 +153,7 @@ class QuestionAnswering(TextTask):
         return [each["answer"] for each in self.run(graphs, inputs, options, batch_size)]
 
 
-def _spans(start: np.ndarray, end: np.ndarray, count: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def spans(start: np.ndarray, end: np.ndarray, count: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First and last tokens of the likeliest spans and their probabilities, the likeliest first.
 
     Only ends that can belong to a start are multiplied with it: a band of the matrix, not the whole.

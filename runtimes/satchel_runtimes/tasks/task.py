@@ -60,6 +60,7 @@ class ModelFacts:
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
     scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
     pad_id: int = 0
+    separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Task(ABC):
     def head(cls, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
         """The Auto class of transformers that brings the head of this model, and the fields of its output."""
         return cls.auto_model, cls.outputs
+
+    @classmethod
+    def needs(cls, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The processors that this model has for the task."""
+        return cls.processors
 
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:

@@ -112,7 +112,12 @@ class TextTask(Task):
         return (item,) if isinstance(item, str) else ()
 
     def encoding(
-        self, text: Union[str, Sequence[str]], pair: Optional[str] = None, *, special: bool = True, cut: bool = True
+        self,
+        text: Union[str, Sequence[str]],
+        pair: Union[str, Sequence[str], None] = None,
+        *,
+        special: bool = True,
+        cut: bool = True,
     ) -> tokenizers.Encoding:
         """Token ids with offsets, of a text or of its words; cut at the bundle's length unless `cut` is false."""
         tokenizer = self.tokenizer if cut else self._open(truncate=False)
