@@ -6,6 +6,7 @@ The schemes are ai-edge-quantizer's own recipes. No TensorFlow is involved.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -168,6 +169,8 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
         litert = need("litert_torch", extra="convert-tflite", to=_TO, of="satchel")
         # torch makes an identity matrix of 8-bit places, an operator that the converter leaves and no runtime has.
         litert.fx_infra.decomp.add_pre_convert_decomp(torch.ops.aten.eye, _identity)
+        # torch widens what it puts together, here 32 bits of an input and 64 of a constant; the converter does not.
+        litert.fx_infra.decomp.add_pre_convert_decomp(torch.ops.aten.cat, _one_type)
         module = _named(component)
         made: Any = None  # the converter, once it has a signature
         try:
@@ -176,7 +179,7 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
                 inputs = {name: _as_int32(torch, value) for name, value in example.items()}
                 made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
-        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError) as error:
+        except Exception as error:  # noqa: BLE001  # the converter's own errors derive from nothing narrower
             lines = str(error).strip().splitlines() or [""]
             raise SupportError(
                 f"Cannot convert {component.name} to TFLite.",
@@ -190,6 +193,15 @@ def _identity(rows: int, columns: int | None = None, *, dtype: torch.dtype | Non
 
     down, across = (torch.arange(size) for size in (rows, rows if columns is None else columns))
     return (down[:, None] == across).to(dtype or torch.get_default_dtype())
+
+
+def _one_type(tensors: Sequence[torch.Tensor], dim: int = 0) -> Any:  # Any: a tensor, or that it stays as it is
+    import torch
+
+    if len({each.dtype for each in tensors}) == 1:
+        return NotImplemented
+    wide = functools.reduce(torch.promote_types, (each.dtype for each in tensors))
+    return torch.cat([each.to(wide) for each in tensors], dim)
 
 
 def _named(component: Component) -> torch.nn.Module:  # a class that needs torch to exist

@@ -42,6 +42,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "rt_detr": ".rt_detr",
     "vit_mae": ".vit_mae",
     "xlm": ".xlm",
+    "xmod": ".xmod",
     "xlnet": ".xlnet",
 }
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way

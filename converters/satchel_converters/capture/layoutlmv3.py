@@ -1,7 +1,8 @@
-"""LayoutLMv3's answers lie in the text: the patches of the picture, which follow its tokens, are cut off.
+"""LayoutLMv3's answers lie in the text: the patches of the picture, which follow its tokens, are cut off. Its distances between
+boxes are of 32 bits: TFLite has no absolute value of 64.
 
 https://github.com/huggingface/transformers/blob/main/src/transformers/models/layoutlmv3/modeling_layoutlmv3.py,
-`LayoutLMv3ForQuestionAnswering.forward`.
+`LayoutLMv3ForQuestionAnswering.forward` and `LayoutLMv3Encoder.relative_position_bucket`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,15 @@ def _forward(
     return found
 
 
+def _bucket(self: Any, relative_position: torch.Tensor, **settings: Any) -> torch.Tensor:
+    bucket: torch.Tensor = type(self).relative_position_bucket(self, relative_position.to(torch.int32), **settings)
+    return bucket
+
+
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    changed: Any = rewritten(loaded.model, {"LayoutLMv3ForQuestionAnswering": _forward})
+    changed: Any = rewritten(
+        loaded.model,
+        {"LayoutLMv3ForQuestionAnswering": _forward, "LayoutLMv3Encoder.relative_position_bucket": _bucket},
+    )
     (component,) = joined.capture(dataclasses.replace(loaded, model=changed))
     return (dataclasses.replace(component, reference=changed),)
