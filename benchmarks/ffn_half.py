@@ -21,7 +21,7 @@ sys.path.append(os.path.join(os.path.dirname(__file__), "..", "examples"))
 
 from real_data import reuters
 
-from satchel.trial import call_of
+from satchel.trial import call_of, first_rows
 from satchel_converters.compress import Compression, compress, parse_distill
 from satchel_converters.samples import TEXTS
 from satchel_converters.source import find_source
@@ -75,9 +75,10 @@ def main() -> None:
             target = 0.85 if name == "held-out text" else None
             figures.append(figure_of(f"cosine of half in {scheme}, {name}", near, "", target=target, worse="below"))
     loaded = {key: load(folder, threads=1) for key, folder in made.items()}
+    rows = first_rows(loaded["whole", "fp32"])
     for tokens in (16, 64, 128):
         times = interleave(
-            {" ".join(key): call_of(each, tokens) for key, each in loaded.items()},
+            {" ".join(key): call_of(each.graphs, rows, tokens) for key, each in loaded.items()},
             warmup=10,
             max_runs=2000,
             max_seconds=asked.seconds,

@@ -15,7 +15,7 @@ import torch
 from benchmarks.matrix.agree import difference
 from benchmarks.matrix.cell import OK, _expected, measure, model_of
 from benchmarks.matrix.row import Row as MatrixRow
-from benchmarks.matrix.rows.vision import ROWS
+from benchmarks.matrix.rows import ROWS
 from examples.real_models import photographs
 from PIL import Image
 

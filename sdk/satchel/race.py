@@ -14,7 +14,7 @@ from satchel_runtimes.predictor import load
 from .choice import Best
 from .options import Prepared
 from .report import Outcome
-from .trial import call_of, lengths_of, stands_for
+from .trial import call_of, first_rows, lengths_of, stands_for
 
 __all__ = ["best_of", "race"]
 
@@ -31,7 +31,7 @@ def race(
             for name, folder in folders.items()
         }
         tokens = min(max(lengths_of(each)) for each in loaded.values())
-        calls = {name: call_of(each, tokens) for name, each in loaded.items()}
+        calls = {name: call_of(each.graphs, first_rows(each), tokens) for name, each in loaded.items()}
         return tokens, interleave(calls, warmup=3, settle=1, max_seconds=seconds)
 
 

@@ -32,6 +32,7 @@ from .progress import Reporter
 __all__ = [
     "call_of",
     "estimate",
+    "first_rows",
     "lengths_of",
     "limits_for",
     "machine_kind",
@@ -156,10 +157,11 @@ def _measure(
         if plan.scheme.name != "fp32":
             pack_twin(prepared, twin(), plan, twin_folder)
             loaded["twin"] = load(twin_folder, threads=threads, trust=True)
+        rows = first_rows(predictor)
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
         for tokens in lengths_of(predictor):
-            calls = {name: call_of(each, tokens) for name, each in loaded.items()}
+            calls = {name: call_of(each.graphs, rows, tokens) for name, each in loaded.items()}
             times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
@@ -179,18 +181,20 @@ def lengths_of(predictor: Predictor) -> Sequence[int]:
     return [length for length in LENGTHS if length <= longest] or [longest]
 
 
-def call_of(predictor: Predictor, tokens: int) -> Callable[[], object]:
-    """A run of each graph, one after the other, on the first row that the main task's golden samples have for it.
-
-    A row that has a sequence is repeated or cut to so many tokens.
-    """
-    task, graphs = predictor.open_task(predictor.tasks[0]), predictor.graphs
-    first: dict[str, Row] = {}
+def first_rows(predictor: Predictor) -> Mapping[str, Row]:
+    """The first row that the main task's golden samples have for each graph."""
+    task = predictor.open_task(predictor.tasks[0])
+    rows: dict[str, Row] = {}
     for item in read_items(predictor.bundle):
-        if item.task == task.name and len(first) < len(graphs):
+        if item.task == task.name and len(rows) < len(predictor.graphs):
             for row in task.encode(item.input, task.check_options(item.options)):
-                first.setdefault(row.component, row)
-    runs = [(graphs[component].run, _tensors(graphs[component], row, tokens)) for component, row in first.items()]
+                rows.setdefault(row.component, row)
+    return rows
+
+
+def call_of(graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
+    """A run of each graph on its row, one after the other; a row that has a sequence is repeated or cut to so many tokens."""
+    runs = [(graphs[name].run, _tensors(graphs[name], row, tokens)) for name, row in rows.items()]
     return lambda: [run(tensors) for run, tensors in runs]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, documents, text, towers, video, vision
+from . import audio, decoders, detectors, documents, joined, text, towers, video, vision
 
 __all__ = ["ROWS"]
 
@@ -16,4 +16,5 @@ ROWS: tuple[Row, ...] = (
     *towers.ROWS,
     *video.ROWS,
     *documents.ROWS,
+    *joined.ROWS,
 )

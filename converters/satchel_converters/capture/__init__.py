@@ -40,6 +40,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "modernbert": ".modernbert",
     "nystromformer": ".neighbours",
     "rt_detr": ".rt_detr",
+    "vilt": ".vilt",
     "vit_mae": ".vit_mae",
     "xlm": ".xlm",
     "xmod": ".xmod",

@@ -20,7 +20,7 @@ from ..component import Axis, Component, Input, Output
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["Vision", "capture", "pixels"]
+__all__ = ["Vision", "capture", "picture_input", "pixels"]
 
 # Sides of the traced picture where it may have any, at least: small, and large enough for what is halved five times.
 _LEAST = 64
@@ -53,15 +53,19 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         example = {"input_ids": torch.arange(2 * length).reshape(2, length) * 37 % colours}
         inputs = (Input("input_ids", "int64", (batch, length)),)
     else:
-        sides = size or _sides(steps, (0, 0))
-        example = {"pixel_values": pixels(sides)}
-        multiple = image_multiple(steps)
-        axes = sides if size else tuple(Axis(name, _LEAST, multiple=multiple) for name in ("height", "width"))
-        inputs = (Input("pixel_values", "float32", (batch, 3, *axes)),)
+        spec, made = picture_input(steps)
+        example, inputs = {"pixel_values": made}, (spec,)
     results = _run(loaded, module, example)
     others = results if size else _run(loaded, module, {"pixel_values": pixels(_sides(steps, _MORE))})
     outputs = tuple(Output(name, "float32", (batch, *_axes(name, results[name], others[name]))) for name in names)
     return (Component("model", module, inputs, outputs, example),)
+
+
+def picture_input(steps: Sequence[Step]) -> tuple[Input, torch.Tensor]:
+    """`pixel_values` as the steps make them, with an example: of one size, or with a dynamic height and width."""
+    size, multiple = image_size(steps), image_multiple(steps)
+    axes = size or tuple(Axis(name, _LEAST, multiple=multiple) for name in ("height", "width"))
+    return Input("pixel_values", "float32", (Axis("batch"), 3, *axes)), pixels(size or _sides(steps, (0, 0)))
 
 
 def _sides(steps: Sequence[Step], more: tuple[int, int]) -> tuple[int, int]:

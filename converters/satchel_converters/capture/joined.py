@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from satchel_runtimes.tasks.image_steps import image_size
-
 from ..component import Axis, Component, Input
 from . import encoder
-from .image import pixels
+from .image import picture_input
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -26,9 +24,9 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     if "bbox" in accepted:
         sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
         beside["bbox"] = Input("bbox", "int64", (batch, sequence, 4)), _boxes(encoder.LENGTH)
-    size = image_size(loaded.task.entry(loaded.facts()).preprocess)
-    if size is not None:
-        beside["pixel_values"] = Input("pixel_values", "float32", (batch, 3, *size)), pixels(size)
+    steps = loaded.task.entry(loaded.facts()).preprocess
+    if any(step.step == "rgb" for step in steps):
+        beside["pixel_values"] = picture_input(steps)
     return encoder.capture(loaded, beside)
 
 

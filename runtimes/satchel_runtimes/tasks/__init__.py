@@ -29,6 +29,7 @@ _MODULES = {
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "video-classification": ".video_classification",
+    "visual-question-answering": ".visual_question_answering",
     "zero-shot-classification": ".zero_shot_classification",
     "zero-shot-image-classification": ".zero_shot_image_classification",
 }

@@ -92,6 +92,8 @@ def image_multiple(steps: Sequence[Step]) -> int:
 def resized_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
     """Height and width that a resize step gives to a picture, with the roundings of transformers."""
     multiple = int(size.get("multiple", 1))
+    if size.get("round") == "half up":
+        return _within_edges(size, height, width)
     if "longest_edge" in size:
         new = _between_edges(size["shortest_edge"], size["longest_edge"], height, width, size.get("round") == "down")
         if size.get("round") == "up":
@@ -108,6 +110,17 @@ def resized_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int,
     if "height" in size:
         return size["height"], size["width"]
     return height // multiple * multiple, width // multiple * multiple
+
+
+def _within_edges(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
+    """As ViLT does: the short edge as asked for, both smaller where the long one would be too long, then whole multiples."""
+    scale = size["shortest_edge"] / min(height, width)
+    high, wide = (size["shortest_edge"], scale * width) if height < width else (scale * height, size["shortest_edge"])
+    if max(high, wide) > size["longest_edge"]:
+        scale = size["longest_edge"] / max(high, wide)
+        high, wide = scale * high, scale * wide
+    multiple = size["multiple"]
+    return int(high + 0.5) // multiple * multiple, int(wide + 0.5) // multiple * multiple
 
 
 def _between_edges(shortest: int, longest: int, height: int, width: int, again: bool) -> tuple[int, int]:
@@ -140,7 +153,8 @@ def _also(kind: str, has: Mapping[str, Any]) -> set[str]:
     if kind == "ImageGPT":
         return {"do_color_quantize"}
     # Detectors pad the pictures of a batch to the largest: one alone stays as it is.
-    return {"do_pad"} if kind == "Swin2SR" or (kind in _DETECTORS and not has.get("pad_size")) else set()
+    padded = kind in ("Swin2SR", "Vilt") or (kind in _DETECTORS and not has.get("pad_size"))
+    return {"do_pad"} if padded else set()
 
 
 def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:
@@ -152,6 +166,10 @@ def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:
     edge = size.get("shortest_edge")
     if kind == "GLPN":
         return [Step("resize", {"multiple": int(has["size_divisor"]), **how})]
+    if kind == "Vilt" and edge:
+        longest = int(1333 / 800 * edge)
+        rounding = {"multiple": int(has["size_divisor"]), "round": "half up"}
+        return [Step("resize", {"shortest_edge": int(edge), "longest_edge": longest, **rounding, **how})]
     if kind == "DPT" and {"height", "width"} <= set(size):
         return [Step("resize", {**_dpt_size(size, has), **how})]
     if kind in _DETECTORS and edge and size.get("longest_edge"):
