@@ -213,7 +213,7 @@ _SEGMENTERS = (
         "MobileNetV2",
         "image-segmentation",
         prepared=CROPPED,
-        seed=1,
+        seed=2,
         depth_multiplier=0.25,
         image_size=SIZE,
     ),

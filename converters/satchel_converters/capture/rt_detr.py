@@ -1,4 +1,4 @@
-"""RT-DETR with the positions of its maps as constants.
+"""RT-DETR and its successors with the positions of its maps as constants.
 
 They depend on the size alone, and transformers computes them in float64 by a power, which LiteRT does not have:
 https://github.com/huggingface/transformers/blob/main/src/transformers/models/rt_detr/modeling_rt_detr.py, `RTDetrSinePositionEmbedding`.
@@ -28,7 +28,7 @@ def _positions(self: Any, width: int, height: int, **given: Any) -> torch.Tensor
     return found
 
 
-FORWARDS = {"RTDetrSinePositionEmbedding": _positions}
+FORWARDS = {f"{name}SinePositionEmbedding": _positions for name in ("RTDetr", "RTDetrV2", "DFine")}
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:

@@ -110,7 +110,7 @@ class DocumentQuestionAnswering(QuestionAnswering, ImageTask):
         pixels = self.tensors(self.seen(item)) if self._sees else {}
         for window in windows(tokens, 1, length, stride, self._step.options["side"]):
             inside = window.sequences == 1
-            bbox = np.zeros((len(window), 4), np.int64)
+            bbox: np.ndarray = np.zeros((len(window), 4), np.int64)
             bbox[inside] = boxes[window.words[inside]]
             bbox[window.ids == window.ids[-1]] = self.entry_.option("boxes", "last")
             no_answer = window.ids == window.ids[0] if window.special[0] else np.zeros(len(window), bool)
