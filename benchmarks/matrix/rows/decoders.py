@@ -31,7 +31,12 @@ def _embed(name: str, config: Callable[..., Any], **sizes: Any) -> Row:
 
 ROWS: tuple[Row, ...] = (
     _classify("gpt2", transformers.GPT2Config, fast=True, **_GPT),
-    _classify("gpt_bigcode", transformers.GPTBigCodeConfig, **_GPT),
+    _classify(
+        "gpt_bigcode",
+        transformers.GPTBigCodeConfig,
+        absent={"tflite": "The converter gets the one key that all heads share wrong."},
+        **_GPT,
+    ),
     _classify("gptj", transformers.GPTJConfig, rotary_dim=4, **_GPT),
     _classify("openai-gpt", transformers.OpenAIGPTConfig, **_GPT),
     _classify("ctrl", transformers.CTRLConfig, dff=48, **_GPT),

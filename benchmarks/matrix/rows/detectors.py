@@ -153,6 +153,7 @@ _DETECTORS = (
         "RTDetr",
         "object-detection",
         options={"threshold": 0.83},
+        absent={"tflite": "The converter makes a sort of its largest probabilities, which LiteRT does not have."},
         backbone_config=_hgnet_backbone(),
         **{**_RT_DETR, "encoder_in_channels": [24, 32, 48]},
     ),

@@ -183,6 +183,7 @@ def text_row(
     task: str = "text-classification",
     *,
     fast: bool = False,
+    absent: Mapping[str, str] | None = None,
     **sizes: Any,
 ) -> Row:
     texts = _TEXTS
@@ -193,7 +194,14 @@ def text_row(
     if name == "funnel":  # transformers itself fails on less than five tokens
         texts = (*_TEXTS[:2], "No, never again!")
     return Row(
-        name, task, build, _INPUTS_OF.get(task, texts), _OPTIONS.get(task, {}), oracle=_ORACLES.get(task), fast=fast
+        name,
+        task,
+        build,
+        _INPUTS_OF.get(task, texts),
+        _OPTIONS.get(task, {}),
+        oracle=_ORACLES.get(task),
+        absent=absent or {},
+        fast=fast,
     )
 
 

@@ -87,6 +87,7 @@ def vision_row(
     options: Mapping[str, Any] | None = None,
     oracle: Oracle | None = None,
     any_size: bool = False,
+    absent: Mapping[str, str] | None = None,
     **sizes: Any,
 ) -> Row:
     steps = getattr(transformers, f"{processor}ImageProcessorPil")
@@ -99,8 +100,16 @@ def vision_row(
         seed,
     )
     asked = {"top_k": len(LABELS)} if task == "image-classification" else {}
-    absent = _ANY_SIZE if any_size else {}
-    return Row(name, task, build, _PICTURES, asked if options is None else options, oracle, absent, fast)
+    return Row(
+        name,
+        task,
+        build,
+        _PICTURES,
+        asked if options is None else options,
+        oracle,
+        absent or (_ANY_SIZE if any_size else {}),
+        fast,
+    )
 
 
 def _loud(model: Any) -> None:  # Any: classes of transformers
