@@ -78,7 +78,7 @@ def main() -> None:
     rows = first_rows(loaded["whole", "fp32"])
     for tokens in (16, 64, 128):
         times = interleave(
-            {" ".join(key): call_of(each.graphs, rows, tokens) for key, each in loaded.items()},
+            {" ".join(key): call_of(each, rows, tokens) for key, each in loaded.items()},
             warmup=10,
             max_runs=2000,
             max_seconds=asked.seconds,

@@ -219,6 +219,7 @@ def test_the_extras_are_those_of_the_design() -> None:
             "text",
             "vision",
             "audio",
+            "ocr",
             "video",
             "index",
         },

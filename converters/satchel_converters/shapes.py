@@ -116,6 +116,8 @@ def difference(
 def resized(component: Component, batch: int, length: int, *, padded: bool = False) -> dict[str, Any]:
     """The example at other sizes of its dynamic axes; the last row of several, or a padded one, ends a third early."""
     sizes = {"batch": batch}
+    bounded = _length_axis(component)
+    length = min(length, bounded.maximum or length) if bounded is not None else length
     made = {}
     for each in component.inputs:
         value = component.example[each.name][:1]

@@ -70,7 +70,9 @@ def unpack_tensors(data: bytes, where: str) -> dict[str, np.ndarray]:
             if not 0 <= start <= end <= len(body):
                 raise ValueError(f"the offsets of {name!r} leave the file")
             shape = entry["shape"]
-            if not all(type(size) is int and size >= 0 for size in shape):  # numpy would guess a size of -1
+            if not isinstance(shape, list) or not all(
+                type(size) is int and size >= 0 for size in shape
+            ):  # numpy would guess a size of -1
                 raise ValueError(f"{name!r} has the shape {shape}")
             array = np.frombuffer(body[start:end], dtype=np.dtype(_DTYPES[entry["dtype"]]))
             tensors[name] = array.reshape(shape)

@@ -31,7 +31,7 @@ def race(
             for name, folder in folders.items()
         }
         tokens = min(max(lengths_of(each)) for each in loaded.values())
-        calls = {name: call_of(each.graphs, first_rows(each), tokens) for name, each in loaded.items()}
+        calls = {name: call_of(each, first_rows(each), tokens) for name, each in loaded.items()}
         return tokens, interleave(calls, warmup=3, settle=1, max_seconds=seconds)
 
 

@@ -161,7 +161,7 @@ def _measure(
         latency: dict[int, Latency] = {}
         speedup: dict[int, Ratio] = {}
         for tokens in lengths_of(predictor):
-            calls = {name: call_of(each.graphs, rows, tokens) for name, each in loaded.items()}
+            calls = {name: call_of(each, rows, tokens) for name, each in loaded.items()}
             times = interleave(calls, warmup=3, settle=1, max_seconds=_MEASURE_SECONDS)
             latency[tokens] = summarize(times["model"])
             if "twin" in times:
@@ -192,9 +192,13 @@ def first_rows(predictor: Predictor) -> Mapping[str, Row]:
     return rows
 
 
-def call_of(graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
-    """A run of each graph on its row, one after the other; a row that has a sequence is repeated or cut to so many tokens."""
-    runs = [(graphs[name].run, _tensors(graphs[name], row, tokens)) for name, row in rows.items()]
+def call_of(predictor: Predictor, rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
+    """A run of each graph on its row, one after the other.
+
+    A row that has a sequence is repeated or cut to so many tokens, but beside a picture of one size it stays as it is.
+    """
+    graphs, sized = predictor.graphs, predictor.open_task(predictor.tasks[0]).size
+    runs = [(graphs[name].run, _tensors(graphs[name], row, 0 if sized else tokens)) for name, row in rows.items()]
     return lambda: [run(tensors) for run, tensors in runs]
 
 
@@ -202,7 +206,7 @@ def _tensors(session: Session, row: Row, tokens: int) -> Tensors:
     tensors = {}
     for spec in session.inputs:
         value = row.tensors[spec.name]
-        if spec.shape[1:2] == ("sequence",):
+        if tokens and spec.shape[1:2] == ("sequence",):
             value = np.resize(value, (tokens, *value.shape[1:]))
         tensors[spec.name] = value[None]
     return tensors

@@ -228,6 +228,17 @@ def _of_characters(name: str, config: Any, words: Any, task: str, **sizes: Any) 
     return Row(name, task, build, _TEXTS, _OPTIONS.get(task, {}))
 
 
+def _splinter(folder: Path) -> None:
+    """With its own tokenizer, which puts a token for the answer behind the question."""
+    vocabulary = tokenizer("wordpiece").get_vocab()
+    words = transformers.SplinterTokenizer(vocab={**vocabulary, "[QUESTION]": len(vocabulary)}, model_max_length=128)
+    ids = {name: words.convert_tokens_to_ids(f"[{name.upper()}]") for name in ("pad", "question")}
+    config = transformers.SplinterConfig(
+        vocab_size=len(words), pad_token_id=ids["pad"], question_token_id=ids["question"], **_SMALL
+    )
+    save(folder, lively(transformers.SplinterForQuestionAnswering(config)), words)
+
+
 _CANINE = {**_SMALL, "num_hash_buckets": 160, "local_transformer_stride": 16}
 _PERCEIVER = {
     "num_latents": 8,
@@ -284,6 +295,14 @@ ROWS: tuple[Row, ...] = (
     text_row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
     text_row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
     text_row("funnel", transformers.FunnelConfig, **_FUNNEL),
+    Row(
+        "splinter",
+        "question-answering",
+        _splinter,
+        _INPUTS_OF["question-answering"],
+        _OPTIONS["question-answering"],
+        _span,
+    ),
     _of_characters("canine", transformers.CanineConfig, transformers.CanineTokenizer, "text-classification", **_CANINE),
     _of_characters(
         "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "text-classification", **_PERCEIVER

@@ -78,7 +78,30 @@ def _row(
 
 _CLIP = {"vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}
 
+
+def _owlvit(folder: Path) -> None:
+    words = tokenizer("wordpiece", model_input_names=["input_ids", "attention_mask"])
+    words.model_max_length = 16
+    text = {**_TEXT, "vocab_size": len(words), "max_position_embeddings": 16, "pad_token_id": words.pad_token_id}
+    config = transformers.OwlViTConfig(text_config=text, vision_config=_VISION, projection_dim=32)
+    steps = transformers.OwlViTImageProcessorPil(size={"height": _SIZE, "width": _SIZE})
+    save(folder, lively(transformers.OwlViTForObjectDetection(config)), words, steps)
+
+
+def _found(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The pipeline, which takes a picture and its labels in one mapping."""
+    ask = transformers.pipeline(
+        "zero-shot-object-detection",
+        model=str(model),
+        image_processor=transformers.AutoImageProcessor.from_pretrained(model, backend="pil"),
+    )
+    rest = {name: value for name, value in options.items() if name != "candidate_labels"}
+    items = [{"image": each.convert("RGB"), "candidate_labels": options["candidate_labels"]} for each in inputs]
+    return [found for each in items for found in ask([each], **rest)] * 2
+
+
 ROWS: tuple[Row, ...] = (
+    Row("owlvit", "zero-shot-object-detection", _owlvit, _PICTURES, {**_ASKED, "threshold": 0.5, "top_k": 12}, _found),
     _row("clip", "CLIP", fast=True, **_CLIP),
     _row(
         "siglip",

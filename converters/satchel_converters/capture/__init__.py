@@ -55,6 +55,7 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "multiple-choice": ".choices",
     "video-classification": ".video",
     "zero-shot-image-classification": ".two_towers",
+    "zero-shot-object-detection": ".open_detector",
 }
 _GENERIC = {
     "text": ".encoder",

@@ -92,6 +92,8 @@ def _takes_float_mask(model: torch.nn.Module, names: tuple[str, ...], example: d
 
 
 def _same(plain: torch.Tensor, ready: torch.Tensor, valid: torch.Tensor) -> bool:
+    if plain.shape != ready.shape:  # made of the mask's
+        return False
     if plain.shape[:2] == valid.shape:
         plain, ready = plain[valid], ready[valid]
     # A model that answers NaN is refused by the parity gate, with words for it; here both ways are then alike.

@@ -32,6 +32,7 @@ _MODULES = {
     "visual-question-answering": ".visual_question_answering",
     "zero-shot-classification": ".zero_shot_classification",
     "zero-shot-image-classification": ".zero_shot_image_classification",
+    "zero-shot-object-detection": ".zero_shot_object_detection",
 }
 
 

@@ -13,7 +13,7 @@ from ..sessions import Tensors
 from .image import ImageTask
 from .image_steps import image_steps, processor_kind
 from .maps import best_of, resized
-from .object_detection import _share
+from .object_detection import share
 from .task import DISTRIBUTION, INDEPENDENT, Answer, Files, Input, ModelFacts, Row, sigmoid, softmax
 from .text import labels_of
 
@@ -92,7 +92,7 @@ class ImageSegmentation(ImageTask):
             likely = np.einsum("qc,qhw->chw", classes[:, :-1], sigmoid(masks))
             return self._by_label(best_of(likely, *size)[0])
         if subtask == INSTANCE and self._apart:
-            return self._instances(classes, masks, size, _share(options, "threshold"))
+            return self._instances(classes, masks, size, share(options, "threshold"))
         return self._segments(classes, sigmoid(masks), size, options)
 
     @property
@@ -123,12 +123,12 @@ class ImageSegmentation(ImageTask):
     ) -> Answer:
         """Each pixel belongs to the mask that is surest of it; masks of which too little is left are none."""
         labels, found = classes.argmax(axis=1), classes.max(axis=1)
-        kept = np.flatnonzero((labels != classes.shape[1] - 1) & (found > _share(options, "threshold")))
+        kept = np.flatnonzero((labels != classes.shape[1] - 1) & (found > share(options, "threshold")))
         if not len(kept):
             return []
         weighed = masks[kept] * found[kept, None, None]
-        owner, reached = best_of(weighed, *size, _share(options, "mask_threshold"))
-        least = _share(options, "overlap_mask_area_threshold")
+        owner, reached = best_of(weighed, *size, share(options, "mask_threshold"))
+        least = share(options, "overlap_mask_area_threshold")
         names = self.entry_.option("labels", "labels", ())
         made = []
         for place, query in enumerate(kept):

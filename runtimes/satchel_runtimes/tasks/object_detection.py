@@ -15,7 +15,7 @@ from .image_steps import image_steps, processor_kind
 from .task import DISTRIBUTION, INDEPENDENT, NUMBER, Answer, Files, Input, ModelFacts, Row, sigmoid, softmax
 from .text import labels_of
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "box_of", "corners_of", "share"]
 
 # How each family scores: classes against each other, the last of them "no object"; or each class by itself, and then
 # at most so many of all queries and classes together, where it is not as many as there are queries.
@@ -67,7 +67,7 @@ class ObjectDetection(ImageTask):
         return {"scores": scores, "boxes": boxes * likely.max(axis=1, keepdims=True), "places": boxes}
 
     def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        threshold = _share(options, "threshold")
+        threshold = share(options, "threshold")
         if self._alone:  # of all queries and labels together, best first
             flat = scores[0]["scores"].ravel()
             count, classes = scores[0]["scores"].shape
@@ -76,16 +76,15 @@ class ObjectDetection(ImageTask):
         else:
             likely = scores[0]["scores"][:, :-1]
             queries, labels, found = np.arange(len(likely)), likely.argmax(axis=1), likely.max(axis=1)
-        corners = _corners(scores[0]["places"][queries], *rows[0].extra)
+        corners = corners_of(scores[0]["places"][queries], *rows[0].extra)
         names = self.entry_.option("labels", "labels", ())
-        sides = ("xmin", "ymin", "xmax", "ymax")
         return [
-            {"score": float(found[i]), "label": names[labels[i]], "box": dict(zip(sides, map(int, corners[i])))}
+            {"score": float(found[i]), "label": names[labels[i]], "box": box_of(corners[i])}
             for i in np.flatnonzero(found > threshold)
         ]
 
 
-def _corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+def corners_of(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     """From centre and size, as parts of the picture, to float32 left, top, right and bottom in pixels."""
     x, y, wide, high = boxes.T
     half = np.float32(0.5)
@@ -94,7 +93,11 @@ def _corners(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     return result
 
 
-def _share(options: Mapping[str, Any], name: str) -> float:
+def box_of(corners: np.ndarray) -> dict[str, int]:
+    return dict(zip(("xmin", "ymin", "xmax", "ymax"), map(int, corners)))
+
+
+def share(options: Mapping[str, Any], name: str) -> float:
     value = options[name]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise UsageError(f"Cannot use {name} {value!r}.", why="it takes a number from 0 to 1", fix="pass one")

@@ -31,7 +31,7 @@ from .task import (
 from .text import TextTask, tokenize_step
 from .zero_shot_classification import chosen_labels, hypotheses
 
-__all__ = ["TASK"]
+__all__ = ["IMAGES", "TASK", "TEXTS"]
 
 IMAGES, TEXTS = "image_encoder", "text_encoder"  # the graphs
 _SIGLIP_TOKENS = 64  # the pipeline fills every text of a SigLIP up to that many, whatever its tokenizer says
