@@ -18,6 +18,7 @@ __all__ = ["TASK", "QuestionAnswering", "Window", "spans"]
 
 _MAX_WINDOW = 384
 _MAX_STRIDE = 128
+_SEEING = ("layoutlm", "vilt", "lxmert", "visual_bert")  # whose heads of the same name answer about pages and pictures
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class QuestionAnswering(TextTask):
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
-        return not str(facts.config.get("model_type", "")).startswith("layoutlm")  # those read pages
+        return not str(facts.config.get("model_type", "")).startswith(_SEEING)
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
