@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from satchel_converters.pictures import draw
@@ -76,9 +77,6 @@ def _row(
     return Row(name, "zero-shot-image-classification", build, _PICTURES, _ASKED, oracle, fast=fast)
 
 
-_CLIP = {"vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}
-
-
 def _owlvit(folder: Path) -> None:
     words = tokenizer("wordpiece", model_input_names=["input_ids", "attention_mask"])
     words.model_max_length = 16
@@ -100,7 +98,61 @@ def _found(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     return [found for each in items for found in ask([each], **rest)] * 2
 
 
+def _blip(folder: Path) -> None:
+    words = tokenizer("wordpiece", model_input_names=["input_ids", "attention_mask"])
+    words.model_max_length = 40
+    text = {**_TEXT, "vocab_size": len(words), "max_position_embeddings": 40, "encoder_hidden_size": 32}
+    text |= {"pad_token_id": words.pad_token_id, "bos_token_id": words.cls_token_id, "sep_token_id": words.sep_token_id}
+    config = transformers.BlipConfig(
+        text_config=text, vision_config=_VISION, projection_dim=16, image_text_hidden_size=16
+    )
+    steps = transformers.BlipImageProcessorPil(size={"height": _SIZE, "width": _SIZE})
+    save(folder, lively(transformers.BlipForImageTextRetrieval(config)), words, steps)
+
+
+_PAIRS = tuple(
+    {"image": picture.convert("RGB"), "texts": texts}
+    for picture, texts in zip(
+        _PICTURES,
+        (
+            ["cat", "a dog and a boat"],
+            ["the house under the tree"],
+            ["12 percent", "No.", "a boat"],
+            ["the phone", "cat"],
+        ),
+        strict=True,
+    )
+)
+
+
+def _cosines(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The model's own logits: BLIP's are the cosines, CLIP's are scaled."""
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    steps = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    config = transformers.AutoConfig.from_pretrained(model)
+    loaded = getattr(transformers, config.architectures[0]).from_pretrained(model).eval()
+    found = []
+    for each in inputs:
+        pixels = steps(each["image"], return_tensors="pt")
+        values = []
+        for text in each["texts"]:
+            given = {**words(text, return_tensors="pt"), **pixels}
+            with torch.no_grad():
+                if config.model_type == "blip":
+                    values.append(float(loaded(**given, use_itm_head=False).itm_score))
+                else:
+                    values.append(float(loaded(**given).logits_per_image / loaded.logit_scale.exp()))
+        order = sorted(range(len(values)), key=lambda i: -values[i])  # used at once
+        found.append([{"index": i, "text": each["texts"][i], "score": values[i]} for i in order])
+    return [*found, *found]
+
+
+_CLIP = {"vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}
+_TOWERS = _row("clip", "CLIP", **_CLIP)
+
 ROWS: tuple[Row, ...] = (
+    Row("clip", "image-text-retrieval", _TOWERS.build, _PAIRS, {}, _cosines),
+    Row("blip", "image-text-retrieval", _blip, _PAIRS, {}, _cosines),
     Row("owlvit", "zero-shot-object-detection", _owlvit, _PICTURES, {**_ASKED, "threshold": 0.5, "top_k": 12}, _found),
     _row("clip", "CLIP", fast=True, **_CLIP),
     _row(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Loaded", "capture", "load_model"]
 
 _BY_MODEL_TYPE: dict[str, str] = {
+    "blip": ".blip",
     "bloom": ".bloom",
     "canine": ".canine",
     "convbert": ".neighbours",
@@ -52,6 +53,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "xlnet": ".xlnet",
 }
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
+    "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
     "video-classification": ".video",
     "zero-shot-image-classification": ".two_towers",

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from satchel_runtimes.tasks.image import image_size, image_steps
-
 from ..component import Axis, Component, Input, Output
-from .encoder import TEXT_INPUTS, padding, text_example
-from .image import pixels
+from .encoder import LENGTH, TEXT_INPUTS, padding, text_example
+from .image import picture_input
 
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["capture", "two_graphs"]
 
 
 class _Tower(torch.nn.Module):
@@ -32,26 +31,31 @@ class _Tower(torch.nn.Module):
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    facts = loaded.processors.facts()
-    size = image_size(image_steps(facts.image_processor))
-    assert size is not None  # else the steps were refused
-    batch = Axis("batch")
-    picture = (Input("pixel_values", "float32", (batch, 3, *size)),)
-    images = _component(loaded, "image", picture, {"pixel_values": pixels(size)})
     model: Any = loaded.model
     accepted = inspect.signature(model.get_text_features).parameters
-    wanted = [name for name in TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
-    steps = loaded.task.entry(loaded.facts()).preprocess
-    filled = next((step.options["length"] for step in steps if step.step == "fill"), None)
-    sequence = filled or Axis("sequence", maximum=facts.max_length)
-    texts = tuple(Input(name, "int64", (batch, sequence), padding(loaded, name)) for name in wanted)
-    return (images, _component(loaded, "text", texts, text_example(loaded, wanted, filled or 11)))
+    pictures, words = (_Tower(model, f"get_{kind}_features", f"{kind}_embeds") for kind in ("image", "text"))
+    return two_graphs(loaded, pictures, words, [name for name in TEXT_INPUTS if name in accepted])
 
 
-def _component(loaded: Loaded, kind: str, inputs: tuple[Input, ...], example: dict[str, torch.Tensor]) -> Component:
+def two_graphs(
+    loaded: Loaded, pictures: torch.nn.Module, words: torch.nn.Module, accepted: Sequence[str]
+) -> tuple[Component, ...]:
+    """A graph of each tower: modules that give `image_embeds` and `text_embeds`, [batch, width]."""
+    entry = loaded.task.entry(loaded.facts())
+    spec, picture = picture_input(entry.preprocess)
+    images = _component("image", pictures, (spec,), {"pixel_values": picture})
+    wanted = [name for name in accepted if name in loaded.tokenizer.model_input_names]
+    filled = entry.option("fill", "length")
+    sequence = filled or Axis("sequence", maximum=loaded.processors.facts().max_length)
+    texts = tuple(Input(name, "int64", (spec.axes[0], sequence), padding(loaded, name)) for name in wanted)
+    return (images, _component("text", words, texts, text_example(loaded, wanted, filled or LENGTH)))
+
+
+def _component(
+    kind: str, module: torch.nn.Module, inputs: tuple[Input, ...], example: dict[str, torch.Tensor]
+) -> Component:
     name = f"{kind}_embeds"
-    module = _Tower(loaded.model, f"get_{kind}_features", name).eval()
     with torch.no_grad():
-        width = module(**example)[name].shape[1]
+        width = module.eval()(**example)[name].shape[1]
     outputs = (Output(name, "float32", (inputs[0].axes[0], width)),)
     return Component(f"{kind}_encoder", module, inputs, outputs, example, reference=module)

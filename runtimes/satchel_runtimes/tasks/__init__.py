@@ -19,6 +19,7 @@ _MODULES = {
     "image-classification": ".image_classification",
     "image-feature-extraction": ".image_feature_extraction",
     "image-segmentation": ".image_segmentation",
+    "image-text-retrieval": ".image_text_retrieval",
     "image-to-image": ".image_to_image",
     "multiple-choice": ".multiple_choice",
     "object-detection": ".object_detection",

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2103.00020), or SigLIP (Zhai et al., 2023, https://arxiv.o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from .task import (
 from .text import TextTask, tokenize_step
 from .zero_shot_classification import chosen_labels, hypotheses
 
-__all__ = ["IMAGES", "TASK", "TEXTS"]
+__all__ = ["IMAGES", "TASK", "TEXTS", "ZeroShotImageClassification"]
 
 IMAGES, TEXTS = "image_encoder", "text_encoder"  # the graphs
 _SIGLIP_TOKENS = 64  # the pipeline fills every text of a SigLIP up to that many, whatever its tokenizer says
@@ -52,7 +52,7 @@ class ZeroShotImageClassification(ImageTask, TextTask):
     other_steps = ("tokenize", "characters", "fill")
     options = {"candidate_labels": None, "hypothesis_template": "This is a photo of {}."}
     auto_model = "AutoModelForZeroShotImageClassification"
-    architectures = ("CLIPModel", "SiglipModel", "ChineseCLIPModel", "GroupViTModel")
+    architectures: ClassVar[tuple[str, ...]] = ("CLIPModel", "SiglipModel", "ChineseCLIPModel", "GroupViTModel")
     outputs = ("image_embeds", "text_embeds")
     processors = ("image_processor", "tokenizer")
     columns = {
@@ -60,18 +60,20 @@ class ZeroShotImageClassification(ImageTask, TextTask):
         "label": LABEL_COLUMNS,
     }
     optional = frozenset({"label"})
-    target = "label"
-    metrics = ("accuracy", "f1_micro", "f1_macro", "top_5")
+    target: ClassVar[Optional[str]] = "label"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "top_5")
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
-        ImageTask.__init__(self, entry, files)
-        TextTask.__init__(self, entry, files)
+        self._open_processors(entry, files)
         by_name = {step.step: step.options for step in entry.postprocess}
         self._scale, self._bias = by_name["similarity"]["scale"], by_name["similarity"]["bias"]
         self._function = sigmoid if "sigmoid" in by_name else softmax
         self.judged = {**self.judged, "scores": INDEPENDENT if "sigmoid" in by_name else DISTRIBUTION}
-        filled = next((step.options for step in entry.preprocess if step.step == "fill"), None)
-        self._fill = (filled["length"], filled["id"]) if filled else (0, 0)
+
+    def _open_processors(self, entry: TaskEntry, files: Files) -> None:
+        ImageTask.__init__(self, entry, files)
+        TextTask.__init__(self, entry, files)
+        self._fill: tuple[int, int] = entry.option("fill", "length", 0), entry.option("fill", "id", 0)
 
     @classmethod
     def head(cls, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -81,18 +83,20 @@ class ZeroShotImageClassification(ImageTask, TextTask):
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
         siglip = "siglip" in str(facts.config.get("model_type", ""))
-        steps = [
-            *image_steps(facts.image_processor),
-            tokenize_step(facts, max_length=_SIGLIP_TOKENS if siglip else None),
-        ]
-        if siglip:
-            steps.append(Step("fill", {"length": _SIGLIP_TOKENS, "id": facts.pad_id}))
+        steps = (*image_steps(facts.image_processor), *cls.text_steps(facts))
         similarity = {
             "scale": float(np.exp(facts.scalars.get("logit_scale", 0.0))),
             "bias": facts.scalars.get("logit_bias", 0.0),
         }
         function = "sigmoid" if siglip else "softmax"
-        return TaskEntry(cls.name, tuple(steps), (Step("similarity", similarity), Step(function)))
+        return TaskEntry(cls.name, steps, (Step("similarity", similarity), Step(function)))
+
+    @classmethod
+    def text_steps(cls, facts: ModelFacts) -> tuple[Step, ...]:
+        if "siglip" not in str(facts.config.get("model_type", "")):
+            return (tokenize_step(facts),)
+        fill = Step("fill", {"length": _SIGLIP_TOKENS, "id": facts.pad_id})
+        return tokenize_step(facts, max_length=_SIGLIP_TOKENS), fill
 
     @classmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
