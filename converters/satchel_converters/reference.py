@@ -144,8 +144,12 @@ def _check_sounds(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
         assert isinstance(task, AudioTask)
         sound = task.sound(item.input)
         samples = sound.samples(task.rate, 0, sound.length_at(task.rate))
-        ours = task.row_of(sound).tensors["input_values"]
-        theirs = np.asarray(extractor(samples, sampling_rate=task.rate, return_tensors="np")["input_values"][0])
+        found = task.row_of(sound).tensors
+        name = next(iter(found))
+        ours, theirs = (
+            found[name],
+            np.asarray(extractor(samples, sampling_rate=task.rate, return_tensors="np")[name][0]),
+        )
         alike = ours.shape == theirs.shape and np.abs(ours - theirs).max() <= _SAMPLES * max(np.abs(theirs).max(), 1)
         if not alike:
             raise ParityError(

@@ -6,11 +6,13 @@ features agree within 1e-5.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-__all__ = ["kaldi_fbank", "mel_filters", "power_frames"]
+__all__ = ["decibel_mel", "kaldi_fbank", "mel_filters", "power_frames"]
 
 _FLOOR = 1.192092955078125e-07  # float32's epsilon, as Kaldi has it
 
@@ -71,4 +73,19 @@ def kaldi_fbank(samples: np.ndarray, rate: int, bins: int) -> np.ndarray:
     power = power_frames(emphasised, np.hanning(400), 512)
     filters = mel_filters(257, bins, 20, rate // 2, rate, "kaldi")
     made: np.ndarray = np.log(np.maximum(_FLOOR, power @ filters)).astype(np.float32)
+    return made
+
+
+def decibel_mel(samples: np.ndarray, rate: int, options: Mapping[str, Any]) -> np.ndarray:
+    """Decibels of a mel spectrogram, whose frames are centred: mirrored at both ends; float32 [frames, bins].
+
+    Args:
+        options: `window` and `hop` in samples, `bins`, `low` and `high` in Hz.
+    """
+    window, hop = options["window"], options["hop"]
+    mirrored = np.pad(samples.astype(np.float64), window // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(mirrored, window)[::hop]
+    power = power_frames(frames, np.hanning(window + 1)[:-1], window)
+    filters = mel_filters(window // 2 + 1, options["bins"], options["low"], options["high"], rate, "slaney")
+    made: np.ndarray = (10 * np.log10(np.maximum(1e-10, power @ filters))).astype(np.float32)
     return made

@@ -56,6 +56,7 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
     "video-classification": ".video",
+    "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",
     "zero-shot-object-detection": ".open_detector",
 }

@@ -9,7 +9,7 @@ from typing import Any, Callable, ClassVar
 import numpy as np
 
 from ..errors import IntegrityError, SupportError, UsageError
-from ..log_mel import kaldi_fbank
+from ..log_mel import decibel_mel, kaldi_fbank
 from ..manifest import Step, TaskEntry
 from ..sound import Sound, open_sound, sound_of
 from .task import Files, Input, ModelFacts, Row, Task
@@ -33,7 +33,7 @@ def audio_steps(facts: ModelFacts) -> tuple[Step, ...]:
             why=f"satchel computes those of {', '.join(_STEPS_OF)}",
             fix="report the checkpoint",
         )
-    if has.get("feature_size", 1) != 1 or has.get("padding_value", 0.0) != 0.0:
+    if (has.get("feature_size", 1) != 1 and kind != "ClapFeatureExtractor") or has.get("padding_value", 0.0) != 0.0:
         raise SupportError(
             f"Cannot carry the feature extractor {kind}.",
             why="it pads with other values than 0, or has several channels",
@@ -67,9 +67,28 @@ def _of_kaldi(facts: ModelFacts) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _of_clap(facts: ModelFacts) -> tuple[Step, ...]:
+    has = facts.feature_extractor
+    if has["truncation"] != "rand_trunc" or has["padding"] not in ("repeatpad", "pad"):
+        raise SupportError(
+            "Cannot carry the feature extractor ClapFeatureExtractor.",
+            why=f"its truncation is {has['truncation']!r}, which joins pieces of a sound that are drawn by chance, "
+            f"or its padding is {has['padding']!r}",
+            fix="take a checkpoint without fusion, such as laion/clap-htsat-unfused or laion/larger_clap_general",
+        )
+    sizes = {"window": has["fft_window_size"], "hop": has["hop_length"], "bins": has["feature_size"]}
+    longest = int(has["max_length_s"] * has["sampling_rate"])
+    edges = {"low": float(has["frequency_min"]), "high": float(has["frequency_max"])}
+    return (
+        Step("fill_wave", {"samples": longest, "repeat": has["padding"] == "repeatpad"}),
+        Step("decibel_mel", {**sizes, **edges, "frames": longest // has["hop_length"] + 1}),
+    )
+
+
 _STEPS_OF: Mapping[str, Callable[[ModelFacts], tuple[Step, ...]]] = {
     "Wav2Vec2FeatureExtractor": _of_waves,
     "ASTFeatureExtractor": _of_kaldi,
+    "ClapFeatureExtractor": _of_clap,
 }
 
 
@@ -96,11 +115,12 @@ class AudioTask(Task):
 
     modality: ClassVar[str] = "audio"
     processors: ClassVar[tuple[str, ...]] = ("feature_extractor",)
+    other_steps: ClassVar[tuple[str, ...]] = ()  # of another modality, for a task that has several
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         self.entry_ = entry
         self._files = files
-        unknown = [step.step for step in entry.preprocess if step.step not in _STEPS]
+        unknown = [step.step for step in entry.preprocess if step.step not in (*_STEPS, *self.other_steps)]
         if unknown:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -112,9 +132,12 @@ class AudioTask(Task):
             self.rate = int(has["resample"]["rate"])
             self._normalize = "normalize_wave" in has
             self._fbank, self._scale = has.get("kaldi_fbank"), has.get("scale")
-            frames: Mapping[str, Any] = {"kernels": [], "strides": []} if self._fbank else has["frames"]
+            self._mel, self._filled = has.get("decibel_mel"), has.get("fill_wave")
+            self._map = self._fbank or self._mel  # the size of a spectrogram, where the model sees one
+            frames: Mapping[str, Any] = {"kernels": [], "strides": []} if self._map else has["frames"]
             self._kernels, self._strides = list(frames["kernels"]), list(frames["strides"])
-            self._least = 400 if self._fbank else receptive_field(frames["least"], self._kernels, self._strides)
+            least = 400 if self._fbank else 1
+            self._least = least if self._map else receptive_field(frames["least"], self._kernels, self._strides)
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -128,11 +151,11 @@ class AudioTask(Task):
 
     @property
     def shape(self) -> str:
-        return f"{self._fbank['frames']}x{self._fbank['bins']}" if self._fbank else "1 s"
+        return f"{self._map['frames']}x{self._map['bins']}" if self._map else "1 s"
 
     @property
     def size(self) -> int:
-        return int(self._fbank["frames"]) if self._fbank else self.rate  # the first built-in sound has a second
+        return int(self._map["frames"]) if self._map else self.rate  # the first built-in sound has a second
 
     def is_single(self, inputs: Input) -> bool:
         return not isinstance(inputs, (list, tuple))
@@ -159,6 +182,10 @@ class AudioTask(Task):
             last = 400 + 160 * (int(self._fbank["frames"]) - 1)
             samples = sound.samples(self.rate, start, min(stop, start + last))
             return Row({"input_values": self._features(samples)}, 1, extra)
+        if self._mel is not None and self._filled is not None:
+            samples = sound.samples(self.rate, start, min(stop, start + self._filled["samples"]))
+            whole = _filled(samples, **self._filled)
+            return Row({"input_features": decibel_mel(whole, self.rate, self._mel)[None]}, 1, extra)
         if length > MAX_SECONDS * self.rate:
             raise UsageError(
                 f"Cannot use the sound {sound.name} as a whole.",
@@ -207,4 +234,11 @@ class AudioTask(Task):
         )
 
 
-_STEPS = ("mono", "resample", "normalize_wave", "frames", "kaldi_fbank", "scale")
+def _filled(wave: np.ndarray, samples: int, repeat: bool) -> np.ndarray:
+    """Up to so many samples: as often as it goes in whole, then silence; or once."""
+    whole = np.tile(wave, samples // len(wave)) if repeat else wave
+    found: np.ndarray = np.pad(whole, (0, samples - len(whole)))
+    return found
+
+
+_STEPS = ("mono", "resample", "normalize_wave", "frames", "kaldi_fbank", "scale", "fill_wave", "decibel_mel")

@@ -114,7 +114,7 @@ class DocumentQuestionAnswering(QuestionAnswering, ImageTask):
             bbox[inside] = boxes[window.words[inside]]
             bbox[window.ids == window.ids[-1]] = self.entry_.option("boxes", "last")
             no_answer = window.ids == window.ids[0] if window.special[0] else np.zeros(len(window), bool)
-            row = self.row_of(window.ids, window.type_ids, Window(window, inside | no_answer))
+            row = self.row_of_ids(window.ids, window.type_ids, Window(window, inside | no_answer))
             rows.append(Row({**row.tensors, **pixels, "bbox": bbox}, row.length, (words, row.extra)))
         return rows
 

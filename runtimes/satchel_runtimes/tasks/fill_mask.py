@@ -120,7 +120,7 @@ class FillMask(TextTask):
             seeded = np.random.default_rng(zlib.crc32(text.encode()))
             places = np.sort(seeded.permutation(plain)[:_MASKED])
             rows = [
-                self.row_of(np.where(np.arange(len(ids)) == at, self.mask_id, ids), type_ids, None) for at in places
+                self.row_of_ids(np.where(np.arange(len(ids)) == at, self.mask_id, ids), type_ids, None) for at in places
             ]
             nll = [0.0] * len(rows)
             size = self.tokenizer.get_vocab_size()

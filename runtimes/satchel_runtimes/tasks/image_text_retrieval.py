@@ -11,8 +11,9 @@ from ..errors import UsageError
 from ..manifest import TaskEntry
 from ..sessions import Tensors
 from .image import image_steps
-from .task import INDEPENDENT, VECTOR, Answer, Files, Input, ModelFacts, Row
-from .zero_shot_image_classification import IMAGES, ZeroShotImageClassification
+from .label_towers import IMAGES
+from .task import INDEPENDENT, Answer, Files, Input, ModelFacts, Row
+from .zero_shot_image_classification import ZeroShotImageClassification
 
 __all__ = ["TASK"]
 
@@ -28,7 +29,6 @@ class ImageTextRetrieval(ZeroShotImageClassification):
 
     name = "image-text-retrieval"
     picture_kind = "{'image', 'texts'} or {'images', 'text'}"
-    judged = {"image_embeds": VECTOR, "text_embeds": VECTOR, "scores": INDEPENDENT}
     options = {}
     architectures = ("BlipForImageTextRetrieval",)
     columns = {}
@@ -36,7 +36,8 @@ class ImageTextRetrieval(ZeroShotImageClassification):
     metrics = ()
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
-        self._open_processors(entry, files)
+        super().__init__(entry, files)
+        self.judged = {**self.judged, "scores": INDEPENDENT}
 
     @classmethod
     def head(cls, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
@@ -69,7 +70,7 @@ class ImageTextRetrieval(ZeroShotImageClassification):
         if not isinstance(item, Mapping) or set(item) not in ({"image", "texts"}, {"images", "text"}):
             raise self._wrong(type(item).__name__, str(item)[:40])
         pictures = [Row(self.tensors(self.picture(each)), 1, component=IMAGES) for each in _one_or_many(item, "image")]
-        return [*pictures, *(self._text(text) for text in self.texts(item, options))]
+        return [*pictures, *(self.text_row(text) for text in self.texts(item, options))]
 
     def join(self, rows: Sequence[Row], scores: Sequence[Tensors]) -> Tensors:
         """Cosines [pictures, texts]."""

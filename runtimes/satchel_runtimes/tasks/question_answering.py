@@ -92,7 +92,7 @@ class QuestionAnswering(TextTask):
             # The token that opens the sequence ([CLS], <s>) stands for "no answer", wherever the text has it, too.
             no_answer = window.ids == window.ids[0] if window.special[0] else np.zeros(len(window), bool)
             extra = Window(window, (window.sequences == 1) | no_answer)
-            rows.append(self.row_of(window.ids, window.type_ids, extra))
+            rows.append(self.row_of_ids(window.ids, window.type_ids, extra))
         return rows
 
     def _window(self, options: Mapping[str, Any]) -> tuple[int, int]:

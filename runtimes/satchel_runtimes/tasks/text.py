@@ -142,9 +142,9 @@ class TextTask(Task):
 
     def row(self, encoding: tokenizers.Encoding, extra: Any = None) -> Row:
         ids, type_ids = np.array(encoding.ids, dtype=np.int64), np.array(encoding.type_ids, dtype=np.int64)
-        return self.row_of(ids, type_ids, extra if extra is not None else encoding)
+        return self.row_of_ids(ids, type_ids, extra if extra is not None else encoding)
 
-    def row_of(self, ids: np.ndarray, type_ids: np.ndarray, extra: Any) -> Row:
+    def row_of_ids(self, ids: np.ndarray, type_ids: np.ndarray, extra: Any) -> Row:
         if not len(ids):
             raise UsageError(
                 "Cannot run the model on this text.",

@@ -98,7 +98,7 @@ class TokenClassification(TextTask):
             starts = np.cumsum([0] + [len(word) + len(options["delimiter"]) for word in parts])
             for each in chunks:
                 each.offsets[:] += np.where(each.words >= 0, starts[each.words], 0)[:, None]
-        return [self.row_of(each.ids, each.type_ids, _Chunk(text, each)) for each in chunks]
+        return [self.row_of_ids(each.ids, each.type_ids, _Chunk(text, each)) for each in chunks]
 
     def _text_of(self, item: Input, options: Mapping[str, Any]) -> tuple[str, Union[str, Sequence[str]]]:
         if not options["is_split_into_words"]:

@@ -10,11 +10,11 @@ import numpy as np
 from ..manifest import Step, TaskEntry
 from ..sessions import Tensors
 from .image import ImageTask, image_steps
+from .label_towers import IMAGES, TEXTS
 from .object_detection import box_of, corners_of, share
 from .task import INDEPENDENT, NUMBER, Answer, Files, Input, ModelFacts, Row, sigmoid
 from .text import TextTask, tokenize_step, whole_number
 from .zero_shot_classification import chosen_labels
-from .zero_shot_image_classification import IMAGES, TEXTS
 
 __all__ = ["TASK"]
 
