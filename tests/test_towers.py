@@ -17,17 +17,18 @@ from benchmarks.matrix.rows.towers import ROWS
 
 import satchel
 from satchel_converters.capture import Loaded, capture, load_model
+from satchel_converters.pictures import draw
 from satchel_converters.reference import reference_answers, torch_graphs
 from satchel_converters.samples import golden_items
 from satchel_converters.source import find_source, tasks_for
 from satchel_converters.stage import open_tasks
 from satchel_runtimes import Predictor, load
-from satchel_runtimes.errors import ParityError, UsageError
+from satchel_runtimes.errors import ParityError, SupportError, UsageError
 from satchel_runtimes.golden import run_items
 from satchel_runtimes.tasks import Task
 
 TASK = "zero-shot-image-classification"
-BY_NAME = {row.architecture: row for row in ROWS}
+BY_NAME = {row.architecture: row for row in ROWS if row.task == TASK}
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,100 @@ def test_a_bundle_answers_as_the_pipeline_of_transformers(name: str, format: str
     cell = measure(BY_NAME[name], format, folder)
 
     assert cell.status == OK, cell.why
+
+
+# Other tasks over two towers
+
+
+@pytest.fixture(scope="module")
+def others(folder: Path) -> Iterator[Mapping[str, Predictor]]:
+    made = {}
+    for task in ("image-text-retrieval", "zero-shot-audio-classification"):
+        row = next(row for row in ROWS if row.task == task)
+        model = model_of(row, folder)
+        bundle = satchel.convert(
+            model,
+            device="generic-x86-64",
+            quantize="fp32",
+            prefer="size",
+            task=task,
+            out=folder / f"{task}.satchel",
+        )
+        made[task] = load(bundle, threads=1)
+    yield made
+    for each in made.values():
+        each.close()
+
+
+class TestRetrieval:
+    def test_texts_of_a_picture_and_pictures_of_a_text_have_the_same_cosines(
+        self, others: Mapping[str, Predictor]
+    ) -> None:
+        model = others["image-text-retrieval"]
+        pictures = [draw(number).convert("RGB") for number in (4301, 4302, 4303)]
+        texts = ["a cat", "the house under the tree"]
+
+        by_picture = [model.predict({"image": each, "texts": texts}) for each in pictures]
+        by_text = [model.predict({"images": pictures, "text": each}) for each in texts]
+
+        for i, found in enumerate(by_picture):
+            for each in found:
+                (same,) = [other for other in by_text[each["index"]] if other["index"] == i]
+                assert abs(same["score"] - each["score"]) < 1e-5
+                assert each["text"] == texts[each["index"]]
+                assert -1 <= each["score"] <= 1
+
+    def test_the_nearest_is_first(self, others: Mapping[str, Predictor]) -> None:
+        found = others["image-text-retrieval"].predict(
+            {"image": draw(4301).convert("RGB"), "texts": ["a cat", "a dog", "12 percent", "No."]}
+        )
+
+        assert [each["score"] for each in found] == sorted((each["score"] for each in found), reverse=True)
+
+    @pytest.mark.parametrize(
+        ("item", "said"),
+        [
+            ("picture.png", "takes {'image', 'texts'} or {'images', 'text'}"),
+            ({"image": "a.png"}, "takes {'image', 'texts'}"),
+            ({"image": "missing.png", "texts": ["a"]}, "No such file"),
+            ({"image": draw(1), "texts": []}, "at least one"),
+            ({"image": draw(1), "texts": "a cat"}, "a list of strings"),
+            ({"images": [], "text": "a cat"}, "a list of pictures"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused_in_words(
+        self, others: Mapping[str, Predictor], item: Any, said: str
+    ) -> None:
+        with pytest.raises(UsageError) as refused:
+            others["image-text-retrieval"].predict(item)
+
+        assert said in str(refused.value)
+
+
+class TestSounds:
+    LABELS = ("a bell", "rain on the roof")
+
+    def test_a_long_sound_is_heard_from_its_beginning(self, others: Mapping[str, Predictor]) -> None:
+        model = others["zero-shot-audio-classification"]
+        long = np.random.RandomState(0).randn(11 * 48_000).astype(np.float32) / 10
+
+        assert model.predict(long, candidate_labels=self.LABELS) == model.predict(
+            long[: 10 * 48_000], candidate_labels=self.LABELS
+        )
+
+    def test_scores_are_shares(self, others: Mapping[str, Predictor]) -> None:
+        found = others["zero-shot-audio-classification"].predict(
+            np.random.RandomState(1).randn(20_000).astype(np.float32), candidate_labels=self.LABELS
+        )
+
+        assert sorted(each["label"] for each in found) == sorted(self.LABELS)
+        assert abs(sum(each["score"] for each in found) - 1) < 1e-5
+
+    def test_joined_pieces_that_are_drawn_by_chance_are_refused_before_the_work(self, folder: Path) -> None:
+        model = folder / "clap-fusion"
+        shutil.copytree(model_of(next(row for row in ROWS if row.architecture == "clap"), folder), model)
+        file = model / "preprocessor_config.json"
+        file.write_text(file.read_text().replace('"rand_trunc"', '"fusion"'))
+
+        with pytest.raises(SupportError, match="drawn by chance"):
+            satchel.convert(model, device="generic-x86-64", out=folder / "fusion.satchel")
