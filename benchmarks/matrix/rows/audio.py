@@ -72,6 +72,39 @@ def speech_tokenizer() -> transformers.Wav2Vec2CTCTokenizer:
         return transformers.Wav2Vec2CTCTokenizer(str(file))
 
 
+def _listener(config: Callable[..., Any], sizes: Mapping[str, Any], folder: Path) -> None:
+    made = config(**{**_SMALL, **sizes})
+    named_labels(made, ("first speaker", "second speaker"))
+    model = lively(transformers.AutoModelForAudioFrameClassification.from_config(made))
+    statistics(model, lambda: _speak(model))
+    save(folder, model, transformers.Wav2Vec2FeatureExtractor())
+
+
+def _voices(folder: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Segments frame by frame, of sounds one at a time: there is no pipeline."""
+    model = transformers.AutoModelForAudioFrameClassification.from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    exclusive = model.config.problem_type == "single_label_classification"
+    alone = []
+    for each in inputs:
+        values = extractor(each, sampling_rate=16000, return_tensors="pt").input_values
+        with torch.no_grad():
+            logits = model(values).logits[0]
+        found = (logits.softmax(-1) if exclusive else logits.sigmoid()).double().numpy()
+        segments: list[dict[str, Any]] = []
+        for number, label in model.config.id2label.items():
+            open_: list[float] = []
+            for frame, value in enumerate([*found[:, number], 0.0]):
+                if value > options["threshold"]:
+                    open_.append(value)
+                elif open_:
+                    first = (frame - len(open_)) * 0.02
+                    segments.append({"label": label, "score": np.mean(open_), "start": first, "end": frame * 0.02})
+                    open_ = []
+        alone.append(sorted(segments, key=lambda segment: (segment["start"], segment["end"])))
+    return [*alone, *alone]
+
+
 def _spectrogram(folder: Path) -> None:
     made = transformers.ASTConfig(
         hidden_size=32,
@@ -123,6 +156,11 @@ def _recognize(name: str, config: Callable[..., Any], **sizes: Any) -> Row:
     return Row(name, "automatic-speech-recognition", build, _SOUNDS, {"return_timestamps": "word"})
 
 
+def _listen(name: str, config: Callable[..., Any], **sizes: Any) -> Row:
+    build = functools.partial(_listener, config, sizes)
+    return Row(name, "voice-activity-detection", build, _SOUNDS, {"threshold": 0.5}, oracle=_voices)
+
+
 _SEW: Mapping[str, Any] = {"conv_dim": (16,) * 13, "squeeze_factor": 2}
 _DATA2VEC: Mapping[str, Any] = {"conv_pos_kernel_size": 5, "num_conv_pos_embeddings": 3}
 # What the large checkpoints have, beside the base ones: another norm in the convolutions, and norms before attention.
@@ -145,6 +183,17 @@ ROWS: tuple[Row, ...] = (
     _recognize("unispeech-sat", transformers.UniSpeechSatConfig, num_ctc_classes=32),
     _classify("data2vec-audio", transformers.Data2VecAudioConfig, **_DATA2VEC),
     _recognize("data2vec-audio", transformers.Data2VecAudioConfig, **_DATA2VEC),
+    _listen("wav2vec2", transformers.Wav2Vec2Config, use_weighted_layer_sum=True),
+    _listen("wav2vec2-conformer", transformers.Wav2Vec2ConformerConfig),
+    _listen(
+        "wavlm",
+        transformers.WavLMConfig,
+        num_buckets=32,
+        max_bucket_distance=40,
+        problem_type="single_label_classification",
+    ),
+    _listen("data2vec-audio", transformers.Data2VecAudioConfig, **_DATA2VEC),
+    _listen("unispeech-sat", transformers.UniSpeechSatConfig, num_ctc_classes=32, **_STABLE),
     Row(
         "audio-spectrogram-transformer",
         "audio-classification",

@@ -31,6 +31,7 @@ _MODULES = {
     "token-classification": ".token_classification",
     "video-classification": ".video_classification",
     "visual-question-answering": ".visual_question_answering",
+    "voice-activity-detection": ".voice_activity_detection",
     "zero-shot-audio-classification": ".zero_shot_audio_classification",
     "zero-shot-classification": ".zero_shot_classification",
     "zero-shot-image-classification": ".zero_shot_image_classification",

@@ -14,7 +14,7 @@ from ..manifest import Step, TaskEntry
 from ..sound import Sound, open_sound, sound_of
 from .task import Files, Input, ModelFacts, Row, Task
 
-__all__ = ["AudioTask", "audio_steps", "frame_count", "receptive_field"]
+__all__ = ["MAX_SECONDS", "AudioTask", "audio_steps", "frame_count", "receptive_field"]
 
 MAX_SECONDS = 180  # of one row: attention takes memory by the square of it, 3 minutes some gigabytes
 
