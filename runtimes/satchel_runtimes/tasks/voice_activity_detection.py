@@ -24,8 +24,8 @@ class VoiceActivityDetection(AudioTask):
     sound. `transformers.pipeline` has no such task.
 
     A segment is a run of frames whose probability of the label exceeds `threshold`; `start` and `end` are seconds,
-    `score` is the mean probability of its frames. A label stands for "speech", for one speaker, or for whatever the
-    checkpoint was trained on, and labels whose probabilities are independent may overlap.
+    `score` is the mean probability of its frames, those of filled gaps too. A label stands for "speech", for one
+    speaker, or for whatever the checkpoint was trained on, and labels whose probabilities are independent may overlap.
 
     Options: `threshold` (0.5); `min_silence_s`, gaps in a label shorter than this are filled; `min_duration_s`, segments
     shorter than this are then left out (both 0).
