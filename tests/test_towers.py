@@ -68,7 +68,8 @@ def test_each_tower_is_a_graph_of_the_bundle(clip: Predictor) -> None:
 
 def test_the_task_is_told_by_the_architecture(folder: Path) -> None:
     for row in ROWS:
-        assert tasks_for(find_source(model_of(row, folder)), None) == (TASK,)
+        asked = row.architecture == "clip" and row.task == "image-text-retrieval"  # that one is named with --task
+        assert tasks_for(find_source(model_of(row, folder)), None) == (TASK if asked else row.task,)
 
 
 @pytest.mark.parametrize("name", BY_NAME)
