@@ -49,6 +49,10 @@ class ZeroShotImageClassification(ImageTask, LabelTowers):
         return (cls.auto_model if listed else "architecture"), cls.outputs
 
     @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        return facts.config.get("model_type") != "blip"  # it compares by cosines alone, without a scale for shares
+
+    @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
         return TaskEntry(
             cls.name, (*image_steps(facts.image_processor), *cls.text_steps(facts)), similarity_steps(facts)
