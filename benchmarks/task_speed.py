@@ -46,7 +46,8 @@ class Setting:
     row: str  # of the matrix: its name
     item: Any  # Any: what `predict` takes
     encode: Callable[[Mapping[str, Any], Any], Mapping[str, np.ndarray]]  # processors, item -> what the engine takes
-    finish: Callable[[Mapping[str, Any], Any, Mapping[str, np.ndarray]], object] | None = None
+    # processors, item, what was encoded, outputs -> the answer
+    finish: Callable[[Mapping[str, Any], Any, Mapping[str, np.ndarray], Mapping[str, np.ndarray]], object] | None = None
     options: Mapping[str, Any] | None = None
 
 
@@ -71,6 +72,56 @@ def _features(processors: Mapping[str, Any], wave: np.ndarray) -> Mapping[str, n
     return dict(processors["feature_extractor"](wave, sampling_rate=16000, return_tensors="np"))
 
 
+def _labelled_tokens(processors: Mapping[str, Any], text: str) -> Mapping[str, np.ndarray]:
+    given = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+    return dict(processors["tokenizer"](text, return_tensors="np", truncation=True, **given))
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    shifted = np.exp(values - values.max(axis=-1, keepdims=True))
+    found: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return found
+
+
+def _entities(
+    processors: Mapping[str, Any], text: str, made: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+) -> object:
+    """As by hand: one mapping per token with its label, score and place."""
+    scores = _softmax(outputs["logits"][0])
+    names = processors["tokenizer"].convert_ids_to_tokens(made["input_ids"][0])
+    labels = scores.argmax(axis=1)
+    return [
+        {
+            "entity": int(labels[i]),
+            "score": scores[i, labels[i]],
+            "index": i,
+            "word": names[i],
+            "start": int(made["offset_mapping"][0, i, 0]),
+            "end": int(made["offset_mapping"][0, i, 1]),
+        }
+        for i in np.flatnonzero(made["special_tokens_mask"][0] == 0)
+    ]
+
+
+def _answer(
+    processors: Mapping[str, Any],
+    item: Mapping[str, str],
+    made: Mapping[str, np.ndarray],
+    outputs: Mapping[str, np.ndarray],
+) -> object:
+    """As by hand: the likeliest span of at most 15 tokens of the context."""
+    inside = made["token_type_ids"][0] == 1
+    start, end = (_softmax(np.where(inside, outputs[f"{side}_logits"][0], -10000)) for side in ("start", "end"))
+    spans = np.tril(np.triu(np.outer(start, end)), 14)
+    first, last = divmod(int(spans.argmax()), len(inside))
+    since, until = int(made["offset_mapping"][0, first, 0]), int(made["offset_mapping"][0, last, 1])
+    return {"score": spans[first, last], "start": since, "end": until, "answer": item["context"][since:until]}
+
+
+def _letters(processors: Mapping[str, Any], _: object, __: object, outputs: Mapping[str, np.ndarray]) -> object:
+    return {"text": processors["tokenizer"].decode(outputs["logits"][0].argmax(axis=-1))}
+
+
 class _Outputs(dict):  # type: ignore[type-arg]  # what post-processing of transformers reads: tensors by name
     __getattr__ = dict.__getitem__
 
@@ -79,18 +130,20 @@ def _tensors(outputs: Mapping[str, np.ndarray]) -> _Outputs:
     return _Outputs({name: torch.from_numpy(value) for name, value in outputs.items()})
 
 
-def _boxes(processors: Mapping[str, Any], picture: Image.Image, outputs: Mapping[str, np.ndarray]) -> object:
+def _boxes(processors: Mapping[str, Any], picture: Image.Image, _: object, outputs: Mapping[str, np.ndarray]) -> object:
     sizes = torch.tensor([[picture.height, picture.width]])
     return processors["image_processor"].post_process_object_detection(_tensors(outputs), 0.3, sizes)
 
 
-def _segments(processors: Mapping[str, Any], picture: Image.Image, outputs: Mapping[str, np.ndarray]) -> object:
+def _segments(
+    processors: Mapping[str, Any], picture: Image.Image, _: object, outputs: Mapping[str, np.ndarray]
+) -> object:
     sizes = [(picture.height, picture.width)]
     labels = processors["image_processor"].post_process_semantic_segmentation(_tensors(outputs), sizes)[0].numpy()
     return [Image.fromarray((labels == each).astype(np.uint8) * 255) for each in np.unique(labels)]
 
 
-def _depth(processors: Mapping[str, Any], picture: Image.Image, outputs: Mapping[str, np.ndarray]) -> object:
+def _depth(processors: Mapping[str, Any], picture: Image.Image, _: object, outputs: Mapping[str, np.ndarray]) -> object:
     sizes = [(picture.height, picture.width)]
     found = processors["image_processor"].post_process_depth_estimation(_tensors(outputs), sizes)[0]["predicted_depth"]
     values = found.numpy()
@@ -101,16 +154,16 @@ _WAVE = (draw_sound(2001, 1.3)[0][:, 0] / 32768).astype(np.float32)
 _PICTURE = draw(3001).convert("RGB").resize((640, 480))
 SETTINGS = (
     Setting("bert text-classification", _TEXT, _tokens),
-    Setting("roformer token-classification", _TEXT, _tokens),
+    Setting("roformer token-classification", _TEXT, _labelled_tokens, _entities),
     Setting("mpnet feature-extraction", _TEXT, _tokens),
-    Setting("bert question-answering", _QUESTION, _pair),
+    Setting("bert question-answering", _QUESTION, _pair, _answer),
     Setting("vit image-classification", _PICTURE, _pixels),
     Setting("dinov2 image-feature-extraction", _PICTURE, _pixels),
     Setting("detr object-detection", _PICTURE, _pixels, _boxes, {"threshold": 0.3}),
     Setting("segformer image-segmentation", _PICTURE, _pixels, _segments),
     Setting("dpt depth-estimation", _PICTURE, _pixels, _depth),
     Setting("audio-spectrogram-transformer audio-classification", _WAVE, _features),
-    Setting("wav2vec2 automatic-speech-recognition", _WAVE, _features),
+    Setting("wav2vec2 automatic-speech-recognition", _WAVE, _features, _letters),
 )
 
 
@@ -129,12 +182,18 @@ def bare(setting: Setting, processors: Mapping[str, Any], predictor: Predictor) 
     session = predictor.graphs["model"]
     engine = session._engine  # type: ignore[attr-defined]  # two sessions of one file differ by more than is measured
     names = [spec.name for spec in session.outputs]
-    wanted = [spec.name for spec in session.inputs]
+    wanted = {spec.name: spec.dtype for spec in session.inputs}
 
     def ask() -> object:
         made = setting.encode(processors, setting.item)
-        outputs = dict(zip(names, engine.run(None, {name: made[name] for name in wanted}), strict=True))
-        return setting.finish(processors, setting.item, outputs) if setting.finish else outputs
+        outputs = dict(
+            zip(
+                names,
+                engine.run(None, {name: made[name].astype(dtype, copy=False) for name, dtype in wanted.items()}),
+                strict=True,
+            )
+        )
+        return setting.finish(processors, setting.item, made, outputs) if setting.finish else outputs
 
     return ask
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from satchel_converters.pictures import draw
 
@@ -75,6 +76,17 @@ def _layoutlmv3(folder: Path) -> None:
     save(folder, lively(transformers.LayoutLMv3ForQuestionAnswering(config)), words, steps)
 
 
+def _layoutlmv2(folder: Path) -> None:
+    """All but a model that could be built: its class does not exist without detectron2."""
+    with tempfile.TemporaryDirectory() as plain:
+        tokenizer("wordpiece").save_pretrained(plain)
+        transformers.LayoutLMv2TokenizerFast.from_pretrained(plain, model_max_length=128).save_pretrained(folder)
+    config = transformers.LayoutLMv2Config(architectures=["LayoutLMv2ForQuestionAnswering"], **_SMALL)
+    config.save_pretrained(folder)
+    transformers.LayoutLMv2ImageProcessorPil(size=_SQUARE, apply_ocr=False).save_pretrained(folder)
+    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def _seeing(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
     """The pipeline's steps with the picture under the name by which the model takes it; the pipeline's own name for it is
     `image`, which the model lets pass unseen."""
@@ -109,4 +121,13 @@ def _whole(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
 ROWS: tuple[Row, ...] = (
     _row("layoutlm", _layoutlm, _TEXT_ONLY, _whole),
     _row("layoutlmv3", _layoutlmv3, _PAGES, _seeing),
+    Row(
+        "layoutlmv2",
+        "document-question-answering",
+        _layoutlmv2,
+        _PAGES,
+        absent=dict.fromkeys(
+            ("onnx", "torchscript", "tflite"), "Its picture backbone is detectron2's, which is optional and not here."
+        ),
+    ),
 )
