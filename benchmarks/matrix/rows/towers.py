@@ -112,6 +112,25 @@ def _blip(folder: Path) -> None:
     save(folder, lively(transformers.BlipForImageTextRetrieval(config)), words, steps)
 
 
+def _flava(folder: Path) -> None:
+    words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    words.model_max_length = 77
+    text = {**_TEXT, "vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    both = {
+        name: _VISION[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    }
+    config = transformers.FlavaConfig(
+        text_config=text, image_config={**_VISION}, multimodal_config=both, projection_dim=16, hidden_size=32
+    )
+    square = {"height": _SIZE, "width": _SIZE}
+    save(
+        folder,
+        lively(transformers.FlavaModel(config)),
+        words,
+        transformers.FlavaImageProcessorPil(size=square, crop_size=square),
+    )
+
+
 _PAIRS = tuple(
     {"image": picture.convert("RGB"), "texts": texts}
     for picture, texts in zip(
@@ -140,7 +159,16 @@ def _cosines(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> 
         for text in each["texts"]:
             given = {**words(text, return_tensors="pt"), **pixels}
             with torch.no_grad():
-                if config.model_type == "blip":
+                if config.model_type == "flava":
+                    one, other = (
+                        torch.nn.functional.normalize(found.pooler_output[:, 0])
+                        for found in (
+                            loaded.get_image_features(**pixels),
+                            loaded.get_text_features(**words(text, return_tensors="pt")),
+                        )
+                    )
+                    values.append(float(one @ other.T))
+                elif config.model_type == "blip":
                     values.append(float(loaded(**given, use_itm_head=False).itm_score))
                 else:
                     values.append(float(loaded(**given).logits_per_image / loaded.logit_scale.exp()))
@@ -193,6 +221,7 @@ _TOWERS = _row("clip", "CLIP", **_CLIP)
 ROWS: tuple[Row, ...] = (
     Row("clap", "zero-shot-audio-classification", _clap, tuple(map(_sound, (2000, 2001, 2002))), _ASKED, _heard),
     Row("clip", "image-text-retrieval", _TOWERS.build, _PAIRS, {}, _cosines),
+    Row("flava", "image-text-retrieval", _flava, _PAIRS, {}, _cosines),
     Row("blip", "image-text-retrieval", _blip, _PAIRS, {}, _cosines),
     Row("owlvit", "zero-shot-object-detection", _owlvit, _PICTURES, {**_ASKED, "threshold": 0.5, "top_k": 12}, _found),
     _row("clip", "CLIP", fast=True, **_CLIP),

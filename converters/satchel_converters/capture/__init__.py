@@ -34,6 +34,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "depth_anything": ".depth_anything",
     "efficientnet": ".efficientnet",
     "flaubert": ".xlm",
+    "flava": ".flava",
     "funnel": ".funnel",
     "gemma2": ".eager",
     "gemma3_text": ".eager",

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .encoder import TEXT_INPUTS
-from .two_towers import two_graphs
+from .two_towers import FirstToken, two_graphs
 
 if TYPE_CHECKING:
     from ..component import Component
@@ -20,23 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["capture"]
 
 
-class _Pictures(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.body, self.projection, self.config = model.vision_model, model.vision_proj, model.config
-
-    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"image_embeds": self.projection(self.body(pixel_values=pixel_values).last_hidden_state[:, 0])}
-
-
-class _Words(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.body, self.projection, self.config = model.text_encoder, model.text_proj, model.config
-
-    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"text_embeds": self.projection(self.body(**inputs, return_dict=True).last_hidden_state[:, 0])}
-
-
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    return two_graphs(loaded, _Pictures(loaded.model), _Words(loaded.model), TEXT_INPUTS[:2])
+    model: Any = loaded.model
+    return two_graphs(
+        loaded,
+        FirstToken(model.vision_model, model.vision_proj, "image_embeds"),
+        FirstToken(model.text_encoder, model.text_proj, "text_embeds"),
+        TEXT_INPUTS[:2],
+    )

@@ -17,7 +17,7 @@ from .image import picture_input
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture", "two_graphs"]
+__all__ = ["FirstToken", "capture", "two_graphs"]
 
 
 class _Tower(torch.nn.Module):
@@ -30,6 +30,17 @@ class _Tower(torch.nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         return {self.output: getattr(self.model, self.method)(**inputs, return_dict=True).pooler_output}
+
+
+class FirstToken(torch.nn.Module):
+    """The projection of an encoder's first token, of a model that has no method for it."""
+
+    def __init__(self, body: Any, projection: torch.nn.Module, output: str) -> None:
+        super().__init__()
+        self.body, self.projection, self.output, self.config = body, projection, output, body.config
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {self.output: self.projection(self.body(**inputs, return_dict=True).last_hidden_state[:, 0])}
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:

@@ -30,7 +30,7 @@ class ImageTextRetrieval(ZeroShotImageClassification):
     name = "image-text-retrieval"
     picture_kind = "{'image', 'texts'} or {'images', 'text'}"
     options = {}
-    architectures = ("BlipForImageTextRetrieval",)
+    architectures = ("BlipForImageTextRetrieval", "FlavaModel", "FlavaForPreTraining")
     columns = {}
     target = None
     metrics = ()
@@ -41,12 +41,12 @@ class ImageTextRetrieval(ZeroShotImageClassification):
 
     @classmethod
     def head(cls, config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-        known = config.get("model_type") in ("clip", "siglip", "chinese_clip")
-        return (cls.auto_model if known else "architecture"), cls.outputs
+        by_type = {"blip": "architecture", "groupvit": "architecture", "flava": "AutoModel"}
+        return by_type.get(str(config.get("model_type")), cls.auto_model), cls.outputs
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
-        return facts.config.get("model_type") == "blip"  # others serve it when they are asked to
+        return facts.config.get("model_type") in ("blip", "flava")  # others serve it when they are asked to
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
