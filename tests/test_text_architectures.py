@@ -12,6 +12,8 @@ import pytest
 import torch
 import transformers
 from benchmarks.matrix.row import lively
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.cache_utils import EncoderDecoderCache
 
 from satchel_converters.capture import canine, funnel, longformer, modernbert, neighbours, xlm, xlnet
@@ -21,6 +23,8 @@ from satchel_runtimes.errors import UsageError
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.characters import CharacterTokenizer
 from satchel_runtimes.tasks.task import ModelFacts
+
+PERCEIVER = transformers.PerceiverTokenizer(model_max_length=40)
 
 # Other orders of the same sums in float32: 4e-6 of the largest value is seen, and a wrong mask shows as 1e-2 or more.
 TOLERANCE = 2e-5
@@ -142,6 +146,14 @@ def test_characters_and_bytes_are_those_of_transformers(kind: str, text: str) ->
     assert ours.encode(text).ids == alone["input_ids"]
     assert ours.encode(text, "and a pair").ids == pair["input_ids"]
     assert ours.encode(text, "and a pair").type_ids == pair.get("token_type_ids", [0] * len(pair["input_ids"]))
+
+
+@given(ids=st.lists(st.integers(0, 261), max_size=30), skip=st.booleans())
+def test_bytes_are_decoded_as_transformers_does(ids: list[int], skip: bool) -> None:
+    options = {**_characters(PERCEIVER), "max_length": 40, "truncation": "longest_first", "side": "right"}
+    ours = CharacterTokenizer(options, truncate=True)
+
+    assert ours.decode(ids, skip_special_tokens=skip) == PERCEIVER.decode(ids, skip_special_tokens=skip)
 
 
 class _Same:

@@ -223,9 +223,16 @@ def _characters(config: Callable[..., Any], words: Any, sizes: Mapping[str, Any]
     save(folder, lively(getattr(transformers, head).from_config(made)), words(model_max_length=128))
 
 
+_MASKED = (
+    "Where is my [MASK]rder?",
+    "A small model that answers quickly is o[MASK]ten better than a large one.",
+    "[MASK]o.",
+)
+
+
 def _of_characters(name: str, config: Any, words: Any, task: str, **sizes: Any) -> Row:
     build = functools.partial(_characters, config, words, sizes, _HEADS[task])
-    return Row(name, task, build, _TEXTS, _OPTIONS.get(task, {}))
+    return Row(name, task, build, _MASKED if task == "fill-mask" else _TEXTS, _OPTIONS.get(task, {}))
 
 
 def _splinter(folder: Path) -> None:
@@ -306,5 +313,8 @@ ROWS: tuple[Row, ...] = (
     _of_characters("canine", transformers.CanineConfig, transformers.CanineTokenizer, "text-classification", **_CANINE),
     _of_characters(
         "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "text-classification", **_PERCEIVER
+    ),
+    _of_characters(
+        "perceiver", transformers.PerceiverConfig, transformers.PerceiverTokenizer, "fill-mask", **_PERCEIVER
     ),
 )

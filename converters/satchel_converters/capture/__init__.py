@@ -45,6 +45,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "mobilevitv2": ".mobilevitv2",
     "modernbert": ".modernbert",
     "nystromformer": ".neighbours",
+    "perceiver": ".perceiver",
     "rt_detr": ".rt_detr",
     "rt_detr_v2": ".rt_detr",
     "vilt": ".vilt",

@@ -44,16 +44,19 @@ class _Own(torch.nn.Module):
 
 
 def capture_rewritten(
-    loaded: Loaded, forwards: dict[str, Callable[..., Any]], *, least: int = 1
+    loaded: Loaded, forwards: dict[str, Callable[..., Any]], *, least: int = 1, whole: bool = True
 ) -> tuple[Component, ...]:
     """Capture a rewritten copy.
 
     Args:
         least: tokens that transformers' own code needs; the rewrite answers shorter texts too.
+        whole: whether the outputs are all of the model's; a rewrite that leaves some out is judged by itself, cut alike.
     """
     changed: Any = rewritten(loaded.model, forwards)
     generic = image if loaded.task.modality == "image" else encoder
     (component,) = generic.capture(dataclasses.replace(loaded, model=changed))
+    if not whole:
+        component = dataclasses.replace(component, reference=changed)
     if least > 1:
         component = dataclasses.replace(component, reference=_Own(loaded.model, changed, least))
     return (component,)

@@ -85,6 +85,37 @@ class CharacterTokenizer:
                 _add(made, self._options["last"], None, type_id)
         return made
 
+    def token_to_id(self, token: str) -> Optional[int]:
+        """Of a special token, or of a text that is one unit."""
+        if token in self._specials:
+            return self._specials[token]
+        made = _Part([], [], [])
+        self._plain(made, token, 0, len(token))
+        return made.ids[0] if len(made.ids) == 1 else None
+
+    def id_to_token(self, token: int) -> str:
+        return self.decode([token], skip_special_tokens=False)
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of ids; bytes that are no UTF-8 come out as its sign for that."""
+        names = {number: name for name, number in self._specials.items()}
+        text, plain = "", bytearray()
+        for number in (each for each in ids if not (skip_special_tokens and each in names)):
+            unit = number - self._options["offset"]
+            if number not in names and unit >= 0 and self._options["unit"] == "byte":
+                plain.append(unit)
+                continue
+            text, plain = text + plain.decode("utf-8", "replace"), bytearray()
+            text += names[number] if number in names else chr(unit)
+        return text + plain.decode("utf-8", "replace")
+
+    def get_vocab_size(self) -> int:
+        return 256 + int(self._options["offset"]) if self._options["unit"] == "byte" else 0x110000
+
+    @property
+    def model(self) -> None:
+        """`tokenizers` has one; there is no vocabulary here."""
+
     def _words(self, words: Union[str, Sequence[str]]) -> _Part:
         whole = _Part([], [], [])
         for number, word in enumerate(words):
