@@ -50,7 +50,8 @@ class ZeroShotImageClassification(ImageTask, LabelTowers):
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
-        return facts.config.get("model_type") != "blip"  # it compares by cosines alone, without a scale for shares
+        # They compare by cosines alone, without a scale for shares.
+        return facts.config.get("model_type") not in ("blip", "flava")
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
