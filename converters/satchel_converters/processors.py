@@ -28,6 +28,9 @@ _AUTO: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "image_processor": ("AutoImageProcessor", {"backend": "pil"}),
     "feature_extractor": ("AutoFeatureExtractor", {}),
 }
+# By model_type, where transformers' own tokenizer is in Python: one that splits texts alike and is a tokenizer.json. What
+# TAPAS does beyond that, with tables, is the task's.
+_FAST: Mapping[str, str] = {"tapas": "BertTokenizer"}
 _FILES = (
     "config.json",
     "tokenizer.json",
@@ -92,6 +95,7 @@ class Processors:
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),
+            table=_table(tokenizer) if self.source.model_type == "tapas" else {},
         )
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
@@ -134,6 +138,8 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
     found = {}
     for name in names:
         auto, options = _AUTO[name]
+        if name == "tokenizer":
+            auto = _FAST.get(source.model_type, auto)
         found[name] = getattr(transformers, auto).from_pretrained(
             source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
         )
@@ -149,6 +155,18 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
             fix="use a checkpoint with tokenizer.json",
         )
     return Processors(source, found)
+
+
+def _table(tokenizer: Any) -> dict[str, Any]:
+    """What TapasTokenizer keeps of a table, with its defaults."""
+    given = tokenizer.init_kwargs
+    return {
+        "columns": given.get("max_column_id") or tokenizer.model_max_length,
+        "rows": given.get("max_row_id") or tokenizer.model_max_length,
+        "cell_length": given.get("cell_trim_length", -1),
+        "headers": not given.get("strip_column_names", False),
+        "empty": str(given.get("empty_token", "[EMPTY]")),
+    }
 
 
 def _characters(tokenizer: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, documents, joined, text, towers, video, vision
+from . import audio, decoders, detectors, documents, joined, tables, text, towers, video, vision
 
 __all__ = ["ROWS"]
 
@@ -16,5 +16,6 @@ ROWS: tuple[Row, ...] = (
     *towers.ROWS,
     *video.ROWS,
     *documents.ROWS,
+    *tables.ROWS,
     *joined.ROWS,
 )

@@ -48,6 +48,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "perceiver": ".perceiver",
     "rt_detr": ".rt_detr",
     "rt_detr_v2": ".rt_detr",
+    "tapas": ".tapas",
     "vilt": ".vilt",
     "vit_mae": ".vit_mae",
     "xlm": ".xlm",

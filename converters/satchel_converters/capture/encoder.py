@@ -48,9 +48,10 @@ def capture(loaded: Loaded, beside: Mapping[str, tuple[Input, torch.Tensor]] | N
     """
     beside = beside or {}
     accepted = inspect.signature(loaded.model.forward).parameters
-    wanted = [name for name in TEXT_INPUTS if name in loaded.tokenizer.model_input_names and name in accepted]
+    named = loaded.tokenizer.model_input_names
+    wanted = [name for name in TEXT_INPUTS if name in named and name in accepted and name not in beside]
     example = text_example(loaded, wanted) | {name: made for name, (_, made) in beside.items()}
-    names = loaded.task.outputs
+    names = loaded.task.head(loaded.source.facts.config)[1]
     module = _Encoder(loaded.model, names, _takes_float_mask(loaded.model, names, example)).eval()
     with torch.no_grad():
         results = module(**example)

@@ -44,17 +44,18 @@ class _Own(torch.nn.Module):
 
 
 def capture_rewritten(
-    loaded: Loaded, forwards: dict[str, Callable[..., Any]], *, least: int = 1, whole: bool = True
+    loaded: Loaded, forwards: dict[str, Callable[..., Any]], *, least: int = 1, whole: bool = True, **given: Any
 ) -> tuple[Component, ...]:
     """Capture a rewritten copy.
 
     Args:
         least: tokens that transformers' own code needs; the rewrite answers shorter texts too.
         whole: whether the outputs are all of the model's; a rewrite that leaves some out is judged by itself, cut alike.
+        given: more that the generic capture is told.
     """
     changed: Any = rewritten(loaded.model, forwards)
     generic = image if loaded.task.modality == "image" else encoder
-    (component,) = generic.capture(dataclasses.replace(loaded, model=changed))
+    (component,) = generic.capture(dataclasses.replace(loaded, model=changed), **given)
     if not whole:
         component = dataclasses.replace(component, reference=changed)
     if least > 1:

@@ -26,6 +26,7 @@ _MODULES = {
     "question-answering": ".question_answering",
     "sentence-embedding": ".sentence_embedding",
     "sentence-similarity": ".sentence_similarity",
+    "table-question-answering": ".table_question_answering",
     "text-classification": ".text_classification",
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",

@@ -18,7 +18,8 @@ __all__ = ["TASK", "QuestionAnswering", "Window", "spans"]
 
 _MAX_WINDOW = 384
 _MAX_STRIDE = 128
-_SEEING = ("layoutlm", "vilt", "lxmert", "visual_bert")  # whose heads of the same name answer about pages and pictures
+# Whose heads of the same name answer about pages, pictures and tables.
+_OTHERS = ("layoutlm", "lilt", "lxmert", "tapas", "vilt", "visual_bert")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class QuestionAnswering(TextTask):
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
-        return not str(facts.config.get("model_type", "")).startswith(_SEEING)
+        return not str(facts.config.get("model_type", "")).startswith(_OTHERS)
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:

@@ -59,6 +59,9 @@ class ModelFacts:
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
     scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
+    table: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what a tokenizer of tables keeps of one; empty: it is another
     pad_id: int = 0
     separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
