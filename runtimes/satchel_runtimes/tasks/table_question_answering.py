@@ -287,7 +287,7 @@ def _aggregators(config: Mapping[str, Any]) -> list[str]:
 
 def _places(row: Row) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Row and column of each cell that has tokens, from 0 and in their order, and the number of each token's; -1 for none."""
-    types = row.tensors["token_type_ids"].astype(np.int64)
+    types: np.ndarray = row.tensors["token_type_ids"].astype(np.int64)
     body = (types[:, _SEGMENT] == 1) & (types[:, _ROW] > 0)
     width = int(types[:, _COLUMN].max(initial=0)) + 1
     cells, numbers = np.unique(types[body, _ROW] * width + types[body, _COLUMN], return_inverse=True)
