@@ -25,6 +25,7 @@ BY_NAME = {row.name: row for row in ROWS}
 PAGES = "layoutlm document-question-answering"
 QUESTIONS = "vilt visual-question-answering"
 THINGS = "owlvit zero-shot-object-detection"
+REGIONS = "lxmert region-question-answering"
 
 Open = Callable[[str], Predictor]
 
@@ -53,14 +54,24 @@ def opened(folder: Path) -> Open:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "torchscript", "tflite"])
-@pytest.mark.parametrize("name", [PAGES, "layoutlmv3 document-question-answering", THINGS])
+@pytest.mark.parametrize("name", [PAGES, "layoutlmv3 document-question-answering", THINGS, REGIONS])
 def test_answers_are_those_of_the_pipeline(name: str, format: str, folder: Path) -> None:
     cell = measure(BY_NAME[name], format, folder)
 
     assert cell.status == OK, cell.why
 
 
-@pytest.mark.parametrize("name", [PAGES, "layoutlmv3 document-question-answering", QUESTIONS, THINGS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        PAGES,
+        "layoutlmv3 document-question-answering",
+        QUESTIONS,
+        THINGS,
+        REGIONS,
+        "visual_bert region-question-answering",
+    ],
+)
 def test_the_task_is_told_by_the_architecture(name: str, folder: Path) -> None:
     source = find_source(model_of(BY_NAME[name], folder))
 
@@ -192,22 +203,58 @@ class TestQuestions:
         assert said in str(refused.value)
 
 
+class TestRegions:
+    @pytest.mark.parametrize("name", [REGIONS, "visual_bert region-question-answering"])
+    def test_answers_are_those_of_the_model_on_as_many_regions_as_there_are(self, name: str, folder: Path) -> None:
+        cell = measure(BY_NAME[name], "onnx", folder)
+
+        assert cell.status == OK, cell.why
+
+    def test_what_a_region_shows_and_where_it_is_both_matter(self, opened: Open) -> None:
+        asked = BY_NAME[REGIONS].inputs[1]
+        others = {**asked, "features": asked["features"][::-1]}, {**asked, "boxes": asked["boxes"][::-1]}
+
+        scores = [
+            {each["answer"]: each["score"] for each in opened(REGIONS).predict(item, top_k=6)}
+            for item in (asked, *others)
+        ]
+
+        assert all(max(abs(each[name] - scores[0][name]) for name in each) > 1e-3 for each in scores[1:])
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"image": "picture.jpg"}, "takes {'question', 'features', 'boxes'}"),
+            ({"question": " "}, "there is no question"),
+            ({"features": np.zeros((3, 7))}, "float [regions, 24]"),
+            ({"features": np.zeros((37, 24)), "boxes": np.zeros((37, 4))}, "1 to 36 regions"),
+            ({"features": np.zeros((0, 24)), "boxes": np.zeros((0, 4))}, "1 to 36 regions"),
+            ({"features": "a picture"}, "float [regions, 24]"),
+            ({"boxes": np.zeros((2, 4))}, "a box for each region"),
+            ({"boxes": np.full((3, 4), np.nan)}, "NaN or infinite"),
+        ],
+    )
+    def test_what_are_no_regions_is_refused_in_words(self, opened: Open, changes: Any, said: str) -> None:
+        with pytest.raises(UsageError) as refused:
+            opened(REGIONS).predict({**BY_NAME[REGIONS].inputs[1], **changes})
+
+        assert said in str(refused.value)
+
+
 class TestThings:
     def test_a_label_is_found_where_it_is_found_alone(self, opened: Open) -> None:
         row = BY_NAME[THINGS]
         labels = row.options["candidate_labels"]
         model = opened(THINGS)
 
-        together = model.predict(row.inputs[0], candidate_labels=labels, threshold=0.3)
-        alone = [
-            each for label in labels for each in model.predict(row.inputs[0], candidate_labels=[label], threshold=0.3)
-        ]
+        together = model.predict(row.inputs[0], candidate_labels=labels, threshold=0.0)  # with none at an edge of it
 
-        def plain(found: list[dict[str, Any]]) -> list[Any]:
-            return sorted((each["label"], round(each["score"], 4), *each["box"].values()) for each in found)
-
-        assert together
-        assert plain(together) == plain(alone)
+        for label in labels:
+            alone = model.predict(row.inputs[0], candidate_labels=[label], threshold=0.0)
+            beside = [each for each in together if each["label"] == label]
+            assert [each["score"] for each in beside] == pytest.approx([each["score"] for each in alone], abs=1e-4)
+            corners = [np.sort([list(each["box"].values()) for each in found], axis=0) for found in (beside, alone)]
+            np.testing.assert_allclose(*corners, atol=1)  # a corner may be rounded to the next pixel
 
     def test_labels_are_needed(self, opened: Open) -> None:
         with pytest.raises(UsageError, match="candidate_labels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +12,29 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from benchmarks.matrix.cell import model_of
 from benchmarks.matrix.row import lively
+from benchmarks.matrix.rows import ROWS
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.cache_utils import EncoderDecoderCache
 
-from satchel_converters.capture import canine, funnel, longformer, modernbert, neighbours, xlm, xlnet
+from satchel_converters.capture import (
+    canine,
+    capture,
+    funnel,
+    load_model,
+    longformer,
+    modernbert,
+    neighbours,
+    reformer,
+    xlm,
+    xlnet,
+)
 from satchel_converters.capture.rewrite import rewritten
 from satchel_converters.processors import _characters
-from satchel_runtimes.errors import UsageError
+from satchel_converters.source import find_source
+from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.tasks import task_class
 from satchel_runtimes.tasks.characters import CharacterTokenizer
 from satchel_runtimes.tasks.task import ModelFacts
@@ -41,6 +56,32 @@ _XLM = {"vocab_size": 100, "emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_posi
 _FUNNEL = {"vocab_size": 100, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48, "block_sizes": [1, 2, 1]}
 _CANINE = {**_SMALL, "num_hash_buckets": 64, "local_transformer_stride": 16}
 _XLNET = {"vocab_size": 100, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
+_REFORMER = {
+    "vocab_size": 100,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "attention_head_size": 8,
+    "is_decoder": False,
+    "axial_pos_embds_dim": (12, 20),
+    "axial_pos_shape": (9, 10),
+    "max_position_embeddings": 90,
+    "pad_token_id": 0,
+    "attn_layers": ["local", "lsh"],
+    "local_attn_chunk_length": 4,
+    "lsh_attn_chunk_length": 8,
+    "hash_seed": 3,
+    "num_hashes": 2,
+    "num_buckets": 4,
+}
+_CIRCLE = {
+    **_REFORMER,
+    "attn_layers": ["lsh", "local", "lsh"],
+    "num_hashes": 1,
+    "axial_pos_embds": False,
+    "lsh_num_chunks_after": 1,
+    "local_num_chunks_before": 2,
+    "num_buckets": [4, 2],
+}
 _MOBILE = {"embedding_size": 16, "intra_bottleneck_size": 16, "num_feedforward_networks": 2}
 _LAYERS = ["full_attention", "sliding_attention"]
 _MODERN = {"local_attention": 8, "layer_types": _LAYERS, "pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2}
@@ -52,6 +93,11 @@ def by(forwards: dict[str, Callable[..., Any]]) -> Rewrite:
     return lambda model: rewritten(model, forwards)
 
 
+def _without_sort(model: torch.nn.Module) -> torch.nn.Module:
+    reformer.add_constants(model, 90)
+    return rewritten(model, reformer.FORWARDS)
+
+
 # Class, sizes, and what rewrites it. The two of Longformer differ in whether a token is attended to globally.
 REWRITES: dict[str, tuple[str, str, Mapping[str, Any], Rewrite]] = {
     "longformer classifier": ("Longformer", "SequenceClassification", {"attention_window": 8}, by(longformer.FORWARDS)),
@@ -61,6 +107,9 @@ REWRITES: dict[str, tuple[str, str, Mapping[str, Any], Rewrite]] = {
     "canine classifier": ("Canine", "SequenceClassification", _CANINE, by(canine.FORWARDS)),
     "canine tagger": ("Canine", "TokenClassification", _CANINE, by(canine.FORWARDS)),
     "xlnet classifier": ("XLNet", "SequenceClassification", _XLNET, by(xlnet.FORWARDS)),
+    "reformer classifier": ("Reformer", "SequenceClassification", _REFORMER, _without_sort),
+    "reformer with a circle of chunks": ("Reformer", "MaskedLM", _CIRCLE, _without_sort),
+    "reformer that looks back": ("Reformer", "SequenceClassification", _REFORMER | {"is_decoder": True}, _without_sort),
     "xlm classifier": ("XLM", "SequenceClassification", _XLM, by(xlm.FORWARDS)),
     "flaubert classifier": ("Flaubert", "SequenceClassification", _XLM, by(xlm.FORWARDS)),
     "modernbert tagger": ("ModernBert", "TokenClassification", _MODERN, modernbert.with_masks),
@@ -68,10 +117,10 @@ REWRITES: dict[str, tuple[str, str, Mapping[str, Any], Rewrite]] = {
     "convbert tagger": ("ConvBert", "TokenClassification", {"embedding_size": 16}, neighbours.without_padding),
     "nystromformer tagger": ("Nystromformer", "TokenClassification", {}, neighbours.without_padding),
 }
-_OWN_SIZES = ("Funnel", "Canine", "XLNet", "XLM", "Flaubert")
+_OWN_SIZES = ("Reformer", "Funnel", "Canine", "XLNet", "XLM", "Flaubert")
 
 
-def model_of(name: str) -> tuple[Any, torch.nn.Module]:
+def pair_of(name: str) -> tuple[Any, torch.nn.Module]:
     kind, head, sizes, rewrite = REWRITES[name]
     config = getattr(transformers, f"{kind}Config")(**({} if kind in _OWN_SIZES else _SMALL), **sizes)
     head = {"XLNet": "XLNetFor", "XLM": "XLMFor"}.get(kind, f"{kind}For") + head
@@ -90,7 +139,7 @@ def error(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("name", REWRITES)
 def test_a_rewrite_is_the_model_that_it_stands_for(name: str) -> None:
-    model, made = model_of(name)
+    model, made = pair_of(name)
 
     with torch.no_grad():
         errors = [error(model(**text_of(n)).logits, made(**text_of(n)).logits) for n in (5, 6, 7, 8, 9, 17, 40)]
@@ -100,7 +149,7 @@ def test_a_rewrite_is_the_model_that_it_stands_for(name: str) -> None:
 
 @pytest.mark.parametrize("name", REWRITES)
 def test_a_padded_text_gets_the_answer_that_it_gets_alone(name: str) -> None:
-    model, made = model_of(name)
+    model, made = pair_of(name)
     errors = []
 
     with torch.no_grad():
@@ -112,6 +161,16 @@ def test_a_padded_text_gets_the_answer_that_it_gets_alone(name: str) -> None:
             errors.append(error(model(**text).logits, found))
 
     assert max(errors) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["hash_seed", "num_buckets"])
+def test_a_reformer_whose_answers_are_chance_is_refused(name: str, tmp_path: Path) -> None:
+    model = model_of(next(row for row in ROWS if row.architecture == "reformer"), tmp_path)
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, name: None}), "utf-8")
+
+    with pytest.raises(SupportError, match=f"set {name} in config.json"):
+        capture(load_model(find_source(model), "text-classification"))
 
 
 def test_flaubert_with_norms_before_is_what_transformers_means_it_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +186,7 @@ def test_flaubert_with_norms_before_is_what_transformers_means_it_to_be(monkeypa
 
 def test_funnel_and_canine_answer_texts_that_are_too_short_for_transformers() -> None:
     for name, length in (("funnel classifier", 3), ("canine classifier", 2)):
-        model, made = model_of(name)
+        model, made = pair_of(name)
 
         with pytest.raises(RuntimeError):
             model(**text_of(length))

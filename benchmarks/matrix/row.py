@@ -88,61 +88,50 @@ def statistics(model: transformers.PreTrainedModel, run: Callable[[], Any]) -> t
 
 
 def tokenizer(kind: str, **special: Any) -> transformers.PreTrainedTokenizerFast:
-    """A real tokenizer, trained on a few lines: "wordpiece", "bpe" (byte-level) or "unigram".
+    """A real tokenizer that knows the words of a few lines: "wordpiece", "bpe" (byte-level) or "unigram".
+
+    It is the same in every process, or a row would be another model each time: trainers break ties by chance, so the pieces
+    of one are made here and those of the other are sorted.
 
     Args:
         special: names of special tokens that differ from the kind's own, such as `mask_token`.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+    names = {
+        "bos_token": "<s>",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "mask_token": "<mask>",
+    }
+    order = list(dict.fromkeys(names.values()))
     if kind == "wordpiece":
-        names = {
-            "unk_token": "[UNK]",
-            "pad_token": "[PAD]",
-            "cls_token": "[CLS]",
-            "sep_token": "[SEP]",
-            "mask_token": "[MASK]",
-        }
-        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        made.normalizer = normalizers.BertNormalizer()
-        made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        made.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(
-            vocab_size=400, special_tokens=list(names.values()), show_progress=False
-        )
+        names = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep", "mask")}
+        normalizer, splitter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+        pieces = [*names.values(), *_word_pieces(normalizer, splitter)]
+        made = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+        made.add_special_tokens(list(names.values()))
+        made.normalizer, made.pre_tokenizer, made.decoder = normalizer, splitter, decoders.WordPiece()
     elif kind == "bpe":
-        names = {
-            "bos_token": "<s>",
-            "pad_token": "<pad>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "cls_token": "<s>",
-        }
-        names |= {"sep_token": "</s>", "mask_token": "<mask>"}
         made = Tokenizer(models.BPE())
-        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        made.decoder = decoders.ByteLevel()
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        order = list(dict.fromkeys(names.values()))
-        trainer = trainers.BpeTrainer(
+        trainer: Any = trainers.BpeTrainer(
             vocab_size=400, special_tokens=order, initial_alphabet=alphabet, show_progress=False
         )
+        made.train_from_iterator(_CORPUS, trainer)
     else:
-        names = {
-            "bos_token": "<s>",
-            "pad_token": "<pad>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "cls_token": "<s>",
-        }
-        names |= {"sep_token": "</s>", "mask_token": "<mask>"}
         made = Tokenizer(models.Unigram())
-        made.normalizer = normalizers.NFKC()
-        made.pre_tokenizer = pre_tokenizers.Metaspace()
+        made.normalizer, made.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
         made.decoder = decoders.Metaspace()
-        order = list(dict.fromkeys(names.values()))
         trainer = trainers.UnigramTrainer(vocab_size=250, special_tokens=order, unk_token="<unk>", show_progress=False)
-    made.train_from_iterator(_CORPUS, trainer)
+        made.train_from_iterator(_CORPUS, trainer)
+        found = json.loads(made.to_str())["model"]["vocab"][len(order) :]
+        found = sorted(((piece, round(score, 2)) for piece, score in found), key=lambda each: (-each[1], each[0]))
+        made.model = models.Unigram([*((name, 0.0) for name in order), *found], unk_id=order.index("<unk>"))
     names |= special
     first, last = names["cls_token"], names["sep_token"]
     ids = [(name, made.token_to_id(name)) for name in (first, last)]
@@ -150,6 +139,19 @@ def tokenizer(kind: str, **special: Any) -> transformers.PreTrainedTokenizerFast
         single=f"{first} $A {last}", pair=f"{first} $A {last} $B:1 {last}:1", special_tokens=ids
     )
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=512, **names)
+
+
+def _word_pieces(normalizer: Any, splitter: Any) -> list[str]:  # Any: of `tokenizers`
+    """Characters, and the words of the corpus: every second one whole, the others in two parts."""
+    lines = [splitter.pre_tokenize_str(normalizer.normalize_str(line)) for line in _CORPUS]
+    words = sorted({word for line in lines for word, _ in line})
+    characters = sorted(set("".join(words)))
+    parts = [[word] if place % 2 else [word[:3], f"##{word[3:]}"] for place, word in enumerate(words) if len(word) > 3]
+    return list(
+        dict.fromkeys(
+            [*characters, *(f"##{each}" for each in characters), *(piece for part in parts for piece in part)]
+        )
+    )
 
 
 def save(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -61,4 +62,66 @@ def _answers(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> 
     return [*found, *found]
 
 
-ROWS: tuple[Row, ...] = (Row("vilt", "visual-question-answering", _vilt, _ASKED, {"top_k": 4}, _answers, _ANY_SIZE),)
+_FEATURES = 24
+
+
+def _lxmert(folder: Path) -> None:
+    words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    words.model_max_length = 40
+    sizes = {name: size for name, size in _SMALL.items() if name != "num_hidden_layers"}
+    config = transformers.LxmertConfig(
+        vocab_size=len(words), l_layers=2, x_layers=2, r_layers=2, visual_feat_dim=_FEATURES, num_qa_labels=6, **sizes
+    )
+    named_labels(config)
+    save(folder, lively(transformers.LxmertForQuestionAnswering(config)), words)
+
+
+def _visual_bert(folder: Path) -> None:
+    words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
+    words.model_max_length = 40
+    config = transformers.VisualBertConfig(vocab_size=len(words), visual_embedding_dim=_FEATURES, **_SMALL)
+    named_labels(config)
+    save(folder, lively(transformers.VisualBertForQuestionAnswering(config)), words)
+
+
+def _regions(*, boxes: bool) -> tuple[Any, ...]:
+    numbers = np.random.default_rng(0)
+    asked = []
+    for count, each in zip((36, 3, 17), _ASKED, strict=True):
+        corners = np.sort(numbers.random((count, 2, 2)), axis=1).reshape(count, 4).astype(np.float32)
+        features = numbers.standard_normal((count, _FEATURES)).astype(np.float32)
+        asked.append({"question": each["question"], "features": features, **({"boxes": corners} if boxes else {})})
+    return tuple(asked)
+
+
+def _by_regions(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The model itself on as many regions as there are, and the softmax with which it was trained."""
+    words = transformers.AutoTokenizer.from_pretrained(model)
+    config = transformers.AutoConfig.from_pretrained(model)
+    loaded = getattr(transformers, config.architectures[0]).from_pretrained(model).eval()
+    found = []
+    for each in inputs:
+        seen = {name: torch.from_numpy(each[name])[None] for name in ("features", "boxes") if name in each}
+        if "boxes" in seen:
+            seen = {"visual_feats": seen["features"], "visual_pos": seen["boxes"]}
+        else:
+            ones = torch.ones(seen["features"].shape[:2], dtype=torch.long)
+            seen = {"visual_embeds": seen["features"], "visual_attention_mask": ones}
+        with torch.no_grad():
+            outputs = loaded(**words(each["question"], return_tensors="pt"), **seen)
+        logits = outputs.question_answering_score if "visual_feats" in seen else outputs.logits
+        scores, places = logits[0].softmax(-1).topk(options["top_k"])
+        found.append(
+            [
+                {"score": score, "answer": config.id2label[i]}
+                for score, i in zip(scores.tolist(), places.tolist(), strict=True)
+            ]
+        )
+    return [*found, *found]
+
+
+ROWS: tuple[Row, ...] = (
+    Row("lxmert", "region-question-answering", _lxmert, _regions(boxes=True), {"top_k": 4}, _by_regions),
+    Row("visual_bert", "region-question-answering", _visual_bert, _regions(boxes=False), {"top_k": 4}, _by_regions),
+    Row("vilt", "visual-question-answering", _vilt, _ASKED, {"top_k": 4}, _answers, _ANY_SIZE),
+)

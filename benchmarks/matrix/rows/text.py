@@ -211,6 +211,19 @@ _DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_
 _REMBERT = {"input_embedding_size": 16, "output_embedding_size": 40}
 _OWN_NAMES: Mapping[str, Any] = dict.fromkeys(_SMALL)  # for configs that name their sizes otherwise
 _FUNNEL = {**_OWN_NAMES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 48, "block_sizes": [1, 2, 1]}
+_REFORMER: Mapping[str, Any] = {
+    "attention_head_size": 8,
+    "attn_layers": ["local", "lsh"],
+    "axial_pos_embds_dim": (12, 20),
+    "axial_pos_shape": (10, 14),
+    "feed_forward_size": 48,
+    "hash_seed": 7,
+    "is_decoder": False,
+    "local_attn_chunk_length": 8,
+    "lsh_attn_chunk_length": 16,
+    "num_buckets": 8,
+    "num_hashes": 2,
+}
 _XLNET = {**_OWN_NAMES, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}
 _XMOD = {"languages": ["en_XX", "de_DE"], "default_language": "en_XX", "adapter_reduction_factor": 2}
 _NEAR = {"local_attention": 8, "layer_types": ["full_attention", "sliding_attention"]}
@@ -299,6 +312,8 @@ ROWS: tuple[Row, ...] = (
     text_row("flaubert", transformers.FlaubertConfig, "bpe", **_XLM),
     text_row("longformer", transformers.LongformerConfig, "bpe", attention_window=8),
     text_row("longformer", transformers.LongformerConfig, "bpe", "token-classification", attention_window=[8, 16]),
+    text_row("reformer", transformers.ReformerConfig, "unigram", **_REFORMER),
+    text_row("reformer", transformers.ReformerConfig, "unigram", "question-answering", **_REFORMER),
     text_row("big_bird", transformers.BigBirdConfig, "unigram", block_size=16),
     text_row("xlnet", transformers.XLNetConfig, "unigram", **_XLNET),
     text_row("funnel", transformers.FunnelConfig, **_FUNNEL),

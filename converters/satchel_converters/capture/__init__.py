@@ -46,6 +46,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "modernbert": ".modernbert",
     "nystromformer": ".neighbours",
     "perceiver": ".perceiver",
+    "reformer": ".reformer",
     "rt_detr": ".rt_detr",
     "rt_detr_v2": ".rt_detr",
     "tapas": ".tapas",
@@ -58,6 +59,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
+    "region-question-answering": ".regions",
     "video-classification": ".video",
     "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",

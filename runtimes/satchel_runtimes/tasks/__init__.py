@@ -24,6 +24,7 @@ _MODULES = {
     "multiple-choice": ".multiple_choice",
     "object-detection": ".object_detection",
     "question-answering": ".question_answering",
+    "region-question-answering": ".region_question_answering",
     "sentence-embedding": ".sentence_embedding",
     "sentence-similarity": ".sentence_similarity",
     "table-question-answering": ".table_question_answering",
