@@ -37,10 +37,18 @@ def start_cold(bundle: Path, **options: Any) -> Cold:
 
 
 class Cold:
-    """A running cold start; `result` waits for its figures."""
+    """A running cold start; `result` waits for its figures. As a context it ends with its block."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+
+    def __enter__(self) -> Cold:  # noqa: PYI034  # typing.Self came with Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
 
     def result(self) -> dict[str, Any]:
         """Keys import_s, load_s, predict_s, total_s, peak_rss_bytes.

@@ -54,10 +54,11 @@ def try_candidate(
     writer = format_of(plan.format)
     absolute, comparable = stands_for(profile)
     reporter.tell("verify", f"{len(stage.items)} golden samples, alone and in batches", total=2 * len(stage.items))
-    predictor = load(folder, threads=prepared.options.threads, trust=True)
-    cold = start_cold(folder, threads=prepared.options.threads, trust=True)
-    reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
-    peak = cold.result()["peak_rss_bytes"]
+    threads = prepared.options.threads
+    with start_cold(folder, threads=threads, trust=True) as cold:  # it imports the engine while this process does
+        predictor = load(folder, threads=threads, trust=True)
+        reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
+        peak = cold.result()["peak_rss_bytes"]
     tasks = {name: predictor.open_task(name) for name in predictor.tasks}
     write_artifact_answers(folder, golden_records(tasks, stage.items, single))
     metrics = judge(prepared, predictor, reporter)
