@@ -48,7 +48,9 @@ def _build(
     text = {"vocab_size": len(words), "eos_token_id": words.sep_token_id, **ids, **sizes.get("text_config", {})}
     config = getattr(transformers, f"{kind}Config")(**{**sizes, "text_config": text})
     steps = getattr(transformers, f"{processor}ImageProcessorPil")(**prepared)
-    save(folder, lively(getattr(transformers, f"{kind}Model")(config)), words, steps)
+    model: Any = lively(getattr(transformers, f"{kind}Model")(config))
+    seen = steps([draw(number).convert("RGB") for number in range(3020, 3028)], return_tensors="pt")
+    save(folder, statistics(model, lambda: model.get_image_features(**seen)), words, steps)
 
 
 def _by_its_class(kind: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
@@ -215,6 +217,7 @@ def _heard(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     return [ask(each, **options) for each in inputs] * 2
 
 
+_EFFICIENT = {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 64}
 _CLIP = {"vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}
 _TOWERS = _row("clip", "CLIP", **_CLIP)
 
@@ -233,6 +236,18 @@ ROWS: tuple[Row, ...] = (
         only_ids=True,
         vision_config=_VISION,
         text_config={**_TEXT, "max_position_embeddings": 64},
+    ),
+    _row("altclip", "AltCLIP", **{**_CLIP, "text_config": {**_TEXT, "project_dim": 16, "max_position_embeddings": 90}}),
+    _row("clipseg", "CLIPSeg", **_CLIP),
+    _row("metaclip_2", "MetaClip2", **_CLIP),
+    _row(
+        "align",
+        "Align",
+        "EfficientNet",
+        {"size": {"height": 64, "width": 64}},
+        vision_config=_EFFICIENT,
+        text_config=_TEXT,
+        projection_dim=80,
     ),
     _row("chinese_clip", "ChineseCLIP", "ChineseCLIP", **_CLIP),
     _row(

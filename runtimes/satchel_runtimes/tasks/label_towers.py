@@ -36,7 +36,10 @@ IMAGES, TEXTS = "image_encoder", "text_encoder"  # the graphs; of sounds, "audio
 
 def similarity_steps(facts: ModelFacts, scale: str = "logit_scale") -> tuple[Step, Step]:
     """How the two vectors become scores, by the model's own scalars."""
-    values = {"scale": float(np.exp(facts.scalars.get(scale, 0.0))), "bias": facts.scalars.get("logit_bias", 0.0)}
+    factor = float(np.exp(facts.scalars.get(scale, 0.0)))
+    if "temperature" in facts.scalars:  # ALIGN
+        factor = 1 / facts.scalars["temperature"]
+    values = {"scale": factor, "bias": facts.scalars.get("logit_bias", 0.0)}
     function = "sigmoid" if "siglip" in str(facts.config.get("model_type", "")) else "softmax"
     return Step("similarity", values), Step(function)
 

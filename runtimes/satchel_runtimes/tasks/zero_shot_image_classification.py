@@ -29,7 +29,10 @@ class ZeroShotImageClassification(ImageTask, LabelTowers):
     other_steps = ("tokenize", "characters", "fill")
     options = {"candidate_labels": None, "hypothesis_template": "This is a photo of {}."}
     auto_model = "AutoModelForZeroShotImageClassification"
-    architectures: ClassVar[tuple[str, ...]] = ("CLIPModel", "SiglipModel", "ChineseCLIPModel", "GroupViTModel")
+    architectures: ClassVar[tuple[str, ...]] = (
+        *("CLIPModel", "SiglipModel", "ChineseCLIPModel", "GroupViTModel"),
+        *("AlignModel", "AltCLIPModel", "CLIPSegModel", "MetaClip2Model"),
+    )
     processors = ("image_processor", "tokenizer")
     columns = {
         "image": ("image", "file", "path", "picture", "image_path", "file_name"),
