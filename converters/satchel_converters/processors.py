@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from satchel_runtimes.errors import SupportError
+from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .lean import import_transformers
@@ -131,6 +131,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
     """Load what `names` lists from the source's folder.
 
     Raises:
+        IntegrityError: the folder lacks a processor's file.
         SupportError: a tokenizer without a fast form, which no device can run, unless it needs no vocabulary.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
@@ -140,9 +141,16 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         auto, options = _AUTO[name]
         if name == "tokenizer":
             auto = _FAST.get(source.model_type, auto)
-        found[name] = getattr(transformers, auto).from_pretrained(
-            source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
-        )
+        try:
+            found[name] = getattr(transformers, auto).from_pretrained(
+                source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
+            )
+        except (OSError, TypeError) as error:  # a TypeError is a vocabulary whose path is None
+            if name != "tokenizer" and (source.folder / "preprocessor_config.json").is_file():
+                raise
+            raise _incomplete(source, name) from error
+    if "tokenizer" in found and not _knows_words(found["tokenizer"]):
+        raise _incomplete(source, "tokenizer")
     if hasattr(found.get("image_processor"), "apply_ocr"):
         found["image_processor"].apply_ocr = False  # a device reads a page's words itself, or is given them
     tokenizer = found.get("tokenizer")
@@ -155,6 +163,22 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
             fix="use a checkpoint with tokenizer.json",
         )
     return Processors(source, found)
+
+
+def _knows_words(tokenizer: Any) -> bool:
+    """Without its files transformers makes some tokenizers of their special tokens alone, to which all texts are alike."""
+    if type(tokenizer).__name__ in _UNITS:
+        return True
+    return len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) > 2
+
+
+def _incomplete(source: SourceModel, name: str) -> IntegrityError:
+    file = "tokenizer.json or vocabulary" if name == "tokenizer" else "preprocessor_config.json"
+    return IntegrityError(
+        f"Cannot load the {name.replace('_', ' ')} of {source.id}.",
+        why=f"the folder has no {file} that transformers can read",
+        fix="copy all files of the model's repository, not its weights alone",
+    )
 
 
 def _table(tokenizer: Any) -> dict[str, Any]:

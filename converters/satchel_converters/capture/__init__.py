@@ -125,10 +125,16 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
         processors = load_processors(source, task.needs(source.facts.config))
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as error:
         # transformers reports every mismatch between files and classes with one of these.
+        said = str(error).strip().splitlines()[0]
+        fix = "check that the folder is complete and that the task fits the model; --task names another"
+        if "does not recognize this architecture" in said:
+            fix = "update transformers; if the repository brings the model's code, --trust-remote-code runs it"
+        elif isinstance(error, ImportError):
+            fix = "install what it names beside satchel"
         raise SupportError(
             f"Cannot load {source.id} for {task_name}.",
-            why=f"transformers {transformers.__version__}: {str(error).strip().splitlines()[0][:300]}",
-            fix="check that the folder is complete and that the task fits the model; --task names another",
+            why=f"transformers {transformers.__version__}: {said[:300]}",
+            fix=fix,
         ) from None
     _check_loading(source, task, info)
     from ..compress.marks import remove_marked  # needs torch, which is only sure from here on
