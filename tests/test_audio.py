@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from benchmarks.matrix.cell import measure
 from benchmarks.matrix.row import Row
 from benchmarks.matrix.rows.audio import ROWS
 
+import satchel
 from satchel_converters.capture import Loaded, capture, load_model
 from satchel_converters.reference import torch_graphs
 from satchel_converters.shapes import static_shapes, token_shapes
@@ -388,6 +390,30 @@ class TestSeries:
 
         with pytest.raises(UsageError, match=why):
             task.encode(past, {})
+
+
+def test_transcripts_are_judged_by_their_word_errors(models: Any, tmp_path: Path) -> None:
+    model = models("wav2vec2 automatic-speech-recognition").source.folder
+    out = satchel.convert(
+        model, device="generic-x86-64", quantize="fp32", prefer="size", out=tmp_path / "speech.satchel"
+    )
+    (tmp_path / "sounds").mkdir()
+    write_sounds(["automatic-speech-recognition"], tmp_path / "sounds")
+    files = sorted((tmp_path / "sounds").rglob("*.wav"))[:12]
+    with satchel.load(out) as speech:
+        said = [speech.predict(file)["text"] for file in files]
+    right = [
+        text if place % 3 else f"{text} and more" for place, text in enumerate(said)
+    ]  # two words missing in each third
+    rows = [{"audio": str(file), "text": text} for file, text in zip(files, right, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+
+    found = satchel.evaluate(out, data=tmp_path / "rows.jsonl", reference=model, split="all").metrics[0]
+
+    assert any(said)
+    assert found.metric == "wer"
+    assert found.value == pytest.approx(jiwer.wer(right, said), abs=1e-6)
+    assert found.drop == 0
 
 
 def test_the_built_in_sounds_are_small_and_alike_everywhere(tmp_path: Path) -> None:

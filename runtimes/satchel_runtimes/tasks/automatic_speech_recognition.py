@@ -38,6 +38,7 @@ class SpeechRecognition(AudioTask):
     columns = {"audio": ("audio", "file", "path", "sound", "audio_path"), "text": ("text", "sentence", "transcript")}
     optional = frozenset({"text"})
     target = "text"
+    metrics = ("wer",)
     too_long = "pass chunk_length_s=30: pieces of 30 seconds that overlap"
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
