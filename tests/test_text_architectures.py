@@ -223,7 +223,10 @@ class _Same:
         self.inputs = [SimpleNamespace(name=name, padding=0, shape=("batch", "sequence")) for name in named]
         self.outputs = [SimpleNamespace(name=name, shape=("batch",)) for name in ("logits", "last_hidden_state")]
 
+    rows = 0
+
     def run(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.rows += len(tensors["input_ids"])
         lengths = tensors["attention_mask"].sum(1, keepdims=True).astype(np.float32)
         states = np.stack([tensors["input_ids"] % 7, tensors["input_ids"] % 5], 2).astype(np.float32)
         return {"logits": lengths, "last_hidden_state": states * tensors["attention_mask"][..., None]}
@@ -243,6 +246,16 @@ def test_multiple_choice_ranks_any_number_of_choices() -> None:
 
     assert [each["label"] for each in found] == ["bbb", "bb", "b"]
     assert sum(each["score"] for each in found) == pytest.approx(1)
+
+
+def test_what_comes_again_in_a_list_is_computed_once() -> None:
+    task, graph = task_of("sentence-similarity"), _Same()
+    asked = [{"source_sentence": each, "sentences": ["same", "other"]} for each in ("same", "new", "other", "same")]
+
+    found = task.run({"model": graph}, asked, {})
+
+    assert graph.rows == len({"same", "new", "other"})
+    assert found == [task.run({"model": _Same()}, [each], {})[0] for each in asked]
 
 
 def test_sentence_similarity_is_a_cosine_for_each_sentence() -> None:

@@ -32,6 +32,7 @@ VECTOR, DISTRIBUTION, INDEPENDENT, NUMBER = "vector", "distribution", "independe
 
 # Rows are sorted by length within blocks of this many batches, so that a long list does not lie in memory at once.
 _BATCHES_PER_BLOCK = 64
+_COMPARED = 2**16  # bytes of a row that is looked for among the others; a picture has more
 
 
 class Files(Protocol):
@@ -79,7 +80,8 @@ class Row:
     @property
     def key(self) -> tuple[str, bytes]:
         """The same for rows that a graph cannot tell apart."""
-        return self.component, b"|".join(self.tensors[name].tobytes() for name in sorted(self.tensors))
+        parts = (value.tobytes() + str(value.shape).encode() for _, value in sorted(self.tensors.items()))
+        return self.component, b"|".join(parts)
 
 
 class Task(ABC):
@@ -199,9 +201,15 @@ class Task(ABC):
     ) -> list[Answer]:
         rows_of = [self.encode(item, options) for item in inputs]
         rows = [row for group in rows_of for row in group]
+        # Labels come again with every input, and texts in a list are often the same: the graph sees each once.
+        users: dict[Any, list[int]] = {}
+        for i, row in enumerate(rows):
+            small = sum(value.nbytes for value in row.tensors.values()) <= _COMPARED
+            users.setdefault(row.key if small else i, []).append(i)
         scores: dict[int, Tensors] = {}
-        for i, outputs in forward(graphs, rows, batch_size):
-            scores[i] = self.score(outputs, rows[i])
+        groups = list(users.values())
+        for place, outputs in forward(graphs, [rows[group[0]] for group in groups], batch_size):
+            scores.update((i, self.score(outputs, rows[i])) for i in groups[place])
         answers, first = [], 0
         for item, group in zip(inputs, rows_of):
             answers.append(self.answer(item, group, [scores[first + i] for i in range(len(group))], options))
