@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 import transformers
 from benchmarks.matrix.cell import OK, measure, model_of
+from benchmarks.matrix.row import lively
 from benchmarks.matrix.rows.tables import ROWS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import satchel
+from satchel_converters.capture import tapas
+from satchel_converters.capture.rewrite import rewritten
 from satchel_converters.source import find_source, tasks_for
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import SupportError, UsageError
@@ -136,6 +140,44 @@ class TestWhatTheModelIsGiven:
     )
     def test_numbers_and_dates_are_read_as_tapas_reads_them(self, text: str, values: list[Any]) -> None:
         assert values_in(text) == values
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"reset_position_index_per_cell": False},
+        {"allow_empty_column_selection": True},
+        {"temperature": 0.7, "max_num_rows": 6, "max_num_columns": 4},  # cells beyond these count as one
+        {"num_aggregation_labels": 4},
+    ],
+    ids=str,
+)
+def test_the_rewrite_is_the_model_that_it_stands_for(own: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.TapasConfig(vocab_size=100, max_position_embeddings=64, **sizes, **own)
+    model = lively(transformers.TapasForQuestionAnswering(config))
+    numbers = torch.Generator().manual_seed(0)
+    errors, largest = [], 0.0
+
+    for length in (3, 8, 40, 90):
+        ids = torch.randint(5, 100, (2, length), generator=numbers)
+        mask = (torch.arange(length) < torch.tensor([[length], [length * 2 // 3]])).long()
+        types = torch.zeros(2, length, 7, dtype=torch.int64)
+        places = torch.arange(length - 3)
+        types[:, 3:, :3] = torch.stack([torch.ones_like(places), places % 5 + 1, places // 7], dim=-1)
+        given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types * mask[..., None]}
+        with torch.no_grad():
+            expected, found = model(**given), rewritten(model, {"TapasForQuestionAnswering": tapas._forward})(**given)
+        chosen = expected.logits > -5000  # the others have -10000 added, beside which float32 has no room for theirs
+        assert torch.equal(found["logits"] > -5000, chosen)
+        pairs = [(expected.logits[chosen], found["logits"][chosen])]
+        if "num_aggregation_labels" in own:
+            pairs.append((expected.logits_aggregation, found["logits_aggregation"]))
+        errors += [float((one - other).abs().max()) for one, other in pairs if one.numel()]
+        largest = max([largest, *(float(one.abs().max()) for one, _ in pairs if one.numel())])
+
+    assert max(errors) < 1e-6
+    assert largest > 0.1
 
 
 class TestAnswers:
