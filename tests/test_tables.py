@@ -154,7 +154,7 @@ class TestWhatTheModelIsGiven:
 )
 def test_the_rewrite_is_the_model_that_it_stands_for(own: dict[str, Any]) -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    config = transformers.TapasConfig(vocab_size=100, max_position_embeddings=64, **sizes, **own)
+    config = transformers.TapasConfig(vocab_size=100, max_position_embeddings=128, **sizes, **own)
     model = lively(transformers.TapasForQuestionAnswering(config))
     numbers = torch.Generator().manual_seed(0)
     errors, largest = [], 0.0
