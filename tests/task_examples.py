@@ -1,6 +1,6 @@
 """The examples of docs/tasks.md, run as they stand.
 
-    python -m tests.task_examples        writes what they answer below each of them
+    python -m tests.task_examples [TASK …]        writes what they answer below each of them, or of those tasks
 
 A block opens one bundle by the name of its task and asks it; every expression is followed by its value in comments.
 """
@@ -14,7 +14,7 @@ import runpy
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,14 @@ def examples(page: str) -> Iterator[Example]:
             yield Example(task.group(1), found.group(1), found.start(1), found.end(1))
 
 
-def workplace(folder: Path) -> None:
-    """The files that the examples name, and a bundle for each task."""
+def workplace(folder: Path, tasks: Sequence[str]) -> None:
+    """The files that the examples name, and a bundle for each of the tasks."""
     shutil.copyfile(_REAL["photographs"]()[0], folder / "picture.jpg")
     draw(3006).convert("RGB").save(folder / "page.png")
     write_sounds(["audio-classification"], folder)
     (folder / SOUNDS[0]).rename(folder / "clip.wav")
     _film(folder / "clip.mp4")
-    for task in list_tasks():
+    for task in tasks:
         satchel.convert(
             _model(task, folder),
             device="generic-x86-64",
@@ -160,12 +160,12 @@ def _written(example: Example) -> str:
 
 def main() -> None:
     page = PAGE.read_text("utf-8")
-    before = Path.cwd()
+    before, tasks = Path.cwd(), sys.argv[1:] or list_tasks()
     with tempfile.TemporaryDirectory() as folder:
-        workplace(Path(folder))
+        workplace(Path(folder), tasks)
         os.chdir(folder)
         try:
-            for example in reversed(list(examples(page))):
+            for example in reversed([each for each in examples(page) if each.task in tasks]):
                 print(example.task, file=sys.stderr)
                 page = page[: example.start] + _written(example) + page[example.end :]
         finally:

@@ -24,7 +24,7 @@ def test_every_task_has_an_example_with_its_answer() -> None:
 
 @pytest.mark.slow
 def test_the_examples_answer_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workplace(tmp_path)
+    workplace(tmp_path, list_tasks())
     monkeypatch.chdir(tmp_path)
 
     for example in examples(PAGE.read_text("utf-8")):

@@ -21,7 +21,7 @@ _SMALL: Mapping[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 48,
-    "max_position_embeddings": 40,
+    "max_position_embeddings": 64,
 }
 _ASKED = tuple(
     {"image": draw(number).convert("RGB"), "question": question}
@@ -36,7 +36,7 @@ _ANY_SIZE = {"tflite": "A TFLite graph takes one size; this processor gives each
 
 def _vilt(folder: Path) -> None:
     words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-    words.model_max_length = 40
+    words.model_max_length = 64
     config = transformers.ViltConfig(
         vocab_size=len(words), image_size=96, patch_size=16, modality_type_vocab_size=2, **_SMALL
     )
@@ -67,7 +67,7 @@ _FEATURES = 24
 
 def _lxmert(folder: Path) -> None:
     words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-    words.model_max_length = 40
+    words.model_max_length = 64
     sizes = {name: size for name, size in _SMALL.items() if name != "num_hidden_layers"}
     config = transformers.LxmertConfig(
         vocab_size=len(words), l_layers=2, x_layers=2, r_layers=2, visual_feat_dim=_FEATURES, num_qa_labels=6, **sizes
@@ -78,7 +78,7 @@ def _lxmert(folder: Path) -> None:
 
 def _visual_bert(folder: Path) -> None:
     words = tokenizer("wordpiece", model_input_names=["input_ids", "token_type_ids", "attention_mask"])
-    words.model_max_length = 40
+    words.model_max_length = 64
     config = transformers.VisualBertConfig(vocab_size=len(words), visual_embedding_dim=_FEATURES, **_SMALL)
     named_labels(config)
     save(folder, lively(transformers.VisualBertForQuestionAnswering(config)), words)
