@@ -99,6 +99,8 @@ benchmarks: install
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/convert_tflite.py
 	$(BIN)/python benchmarks/convert_vs_optimum.py
+	$(BIN)/python benchmarks/task_speed.py
+	$(BIN)/python benchmarks/tiny_conversion.py
 
 clean:
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
