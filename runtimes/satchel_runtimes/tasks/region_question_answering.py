@@ -9,9 +9,10 @@ import numpy as np
 
 from ..errors import UsageError
 from ..manifest import Step, TaskEntry
-from ..sessions import Session, Tensors
-from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, softmax
-from .text import TextTask, tokenize_step, whole_number, wrong_type
+from ..sessions import Tensors
+from .chosen_answer import ChosenAnswer
+from .task import DISTRIBUTION, Files, Input, ModelFacts, Row, softmax
+from .text import labels_of, tokenize_step, wrong_type
 
 __all__ = ["MASK", "MOST_REGIONS", "TASK", "region_inputs"]
 
@@ -19,7 +20,7 @@ MASK = "visual_attention_mask"
 MOST_REGIONS = 36  # what the detectors of both models keep of a picture; https://huggingface.co/papers/1908.07490
 
 
-class RegionQuestionAnswering(TextTask):
+class RegionQuestionAnswering(ChosenAnswer):
     """`predict({"question": "…", "features": features, "boxes": boxes})` is `[{"score", "answer"}, …]`, the likeliest first.
 
     `features` is float [regions, size], of at most 36 regions, as a detector such as Faster R-CNN pools them; `boxes` is
@@ -32,7 +33,6 @@ class RegionQuestionAnswering(TextTask):
     name = "region-question-answering"
     text_kind = "{'question', 'features', 'boxes'}"
     judged = {"scores": DISTRIBUTION}
-    options = {"top_k": 5}
     auto_model = "architecture"
     architectures = ("LxmertForQuestionAnswering", "VisualBertForQuestionAnswering")
     outputs = ("logits",)
@@ -53,9 +53,9 @@ class RegionQuestionAnswering(TextTask):
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
-        names = facts.config.get("id2label") or {}
-        count = int(facts.config.get("num_qa_labels") or len(names))
-        labels = [str(names[str(i)]) if len(names) == count else f"LABEL_{i}" for i in range(count)]
+        labels, count = labels_of(facts), int(facts.config.get("num_qa_labels", 9500))
+        if facts.config.get("model_type") == "lxmert" and len(labels) != count:  # it counts its answers apart
+            labels = [f"LABEL_{i}" for i in range(count)]
         steps = (tokenize_step(facts), Step("regions", {"inputs": region_inputs(facts.config)}))
         return TaskEntry(cls.name, steps, (Step("softmax"), Step("labels", {"labels": labels})))
 
@@ -120,17 +120,6 @@ class RegionQuestionAnswering(TextTask):
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         (logits,) = outputs.values()
         return {"scores": softmax(logits)}
-
-    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        values, names = scores[0]["scores"], self.labels()
-        best = np.argsort(-values, kind="stable")[: whole_number(options, "top_k")]
-        return [{"score": float(values[i]), "answer": names[i]} for i in best]
-
-    def reply(
-        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
-    ) -> list[Any]:
-        """The likeliest answer to each question."""
-        return [[each["answer"] for each in found] for found in super().reply(graphs, inputs, labels, batch_size)]
 
 
 def region_inputs(config: Mapping[str, Any]) -> dict[str, int]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import UsageError
 from ..manifest import Step, TaskEntry
-from ..sessions import Session, Tensors
+from ..sessions import Tensors
+from .chosen_answer import ChosenAnswer
 from .image import ImageTask, image_steps
-from .task import INDEPENDENT, Answer, Files, Input, ModelFacts, Row, Task, sigmoid
-from .text import TextTask, labels_of, tokenize_step, whole_number
+from .task import INDEPENDENT, Files, Input, ModelFacts, Row, Task, sigmoid
+from .text import labels_of, tokenize_step
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TASK"]
 
 
-class VisualQuestionAnswering(TextTask, ImageTask):
+class VisualQuestionAnswering(ChosenAnswer, ImageTask):
     """`predict({"image": "picture.jpg", "question": "…"})` is `[{"score", "answer"}, …]`, the surest first, as the pipeline of
     transformers 4.57 gave it; for a list one such list per question.
 
@@ -32,7 +31,6 @@ class VisualQuestionAnswering(TextTask, ImageTask):
     text_kind = picture_kind = "{'image', 'question'}"
     other_steps = ("tokenize",)
     judged = {"scores": INDEPENDENT}
-    options = {"top_k": 5}
     auto_model = "AutoModelForVisualQuestionAnswering"
     architectures = ("ForQuestionAnswering",)
     outputs = ("logits",)
@@ -50,7 +48,7 @@ class VisualQuestionAnswering(TextTask, ImageTask):
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         ImageTask.__init__(self, entry, files)
-        TextTask.__init__(self, entry, files)
+        ChosenAnswer.__init__(self, entry, files)
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
@@ -81,17 +79,6 @@ class VisualQuestionAnswering(TextTask, ImageTask):
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         return {"scores": sigmoid(outputs["logits"])}
-
-    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        values, names = scores[0]["scores"], self.labels()
-        best = np.argsort(-values, kind="stable")[: whole_number(options, "top_k")]
-        return [{"score": float(values[i]), "answer": names[i]} for i in best]
-
-    def reply(
-        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
-    ) -> list[Any]:
-        """The surest answer to each question."""
-        return [[each["answer"] for each in found] for found in super().reply(graphs, inputs, labels, batch_size)]
 
 
 TASK = VisualQuestionAnswering
