@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def of(name: str) -> Loaded:
         if name not in found:
             (folder / name).mkdir()
-            BY_NAME[name].build(folder / name)
+            BY_NAME[name].write(folder / name)
             found[name] = load_model(find_source(folder / name), BY_NAME[name].task)
         return found[name]
 

@@ -25,7 +25,7 @@ FRAMES = 8
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("video") / "timesformer"
     folder.mkdir()
-    next(row for row in ROWS if row.architecture == "timesformer").build(folder)
+    next(row for row in ROWS if row.architecture == "timesformer").write(folder)
     return folder
 
 

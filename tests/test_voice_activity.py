@@ -52,7 +52,7 @@ def _spans(found: Any) -> list[tuple[str, float, float]]:
 
 
 def _loaded(architecture: str, folder: Path) -> Loaded:
-    LISTENERS[architecture].build(folder)
+    LISTENERS[architecture].write(folder)
     return load_model(find_source(folder), "voice-activity-detection")
 
 
@@ -146,7 +146,7 @@ def test_segments_are_those_of_the_model_in_torch(architecture: str, tmp_path: P
 
 
 def test_the_task_is_found_by_the_name_of_the_head(tmp_path: Path) -> None:
-    LISTENERS["wav2vec2"].build(tmp_path)
+    LISTENERS["wav2vec2"].write(tmp_path)
 
     assert tasks_for(find_source(tmp_path), None)[0] == "voice-activity-detection"
 

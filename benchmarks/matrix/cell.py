@@ -55,7 +55,7 @@ def model_of(row: Row, folder: Path) -> Path:
         stage = out.with_name(f".{out.name}-{os.getpid()}")
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
-        row.build(stage)
+        row.write(stage)
         try:
             stage.rename(out)
         except OSError:  # another worker was faster

@@ -46,6 +46,12 @@ class Row:
     def name(self) -> str:
         return f"{self.architecture} {self.task}"
 
+    def write(self, folder: Path) -> None:
+        """Build it, the same in every process: a class's own initialisation is drawn, and `lively` moves some of it only."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            self.build(folder)
+
 
 def named_labels(config: transformers.PretrainedConfig, labels: Sequence[str] = LABELS) -> None:
     config.id2label = dict(enumerate(labels))
