@@ -5,8 +5,8 @@ Architecture knowledge is written here once, in `capture/`, and never in a forma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from satchel_runtimes.manifest import TensorSpec
@@ -58,6 +58,9 @@ class Component:
     outputs: tuple[Output, ...]
     example: Mapping[str, torch.Tensor]
     reference: torch.nn.Module | None = None  # the checkpoint's own part that this is; None: all of it
+    # The example at another batch and length, where inputs depend on each other; None: each is repeated and cut alone.
+    remade: Callable[[int, int], Mapping[str, torch.Tensor]] | None = None
+    state: Mapping[str, str] = field(default_factory=dict)  # each input that is cache -> the output that it comes out as
 
 
 def specs(values: tuple[Input, ...] | tuple[Output, ...]) -> tuple[TensorSpec, ...]:

@@ -141,7 +141,8 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     graphs = []
     for component in components:
         file, weights = export_component(component, plan.engine.opset or _READS[0][1], plan.engine.ir, out)
-        graphs.append(Graph(component.name, file, specs(component.inputs), specs(component.outputs), weights=weights))
+        given, answered = specs(component.inputs), specs(component.outputs)
+        graphs.append(Graph(component.name, file, given, answered, weights=weights, state=dict(component.state)))
     return Artifact(out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name))
 
 

@@ -93,6 +93,7 @@ def _by_tracing(component: Component, opset: int, out: Path) -> Any:
                 str(file),
                 dynamo=False,
                 opset_version=min(opset, 20),
+                custom_opsets={"com.microsoft": 1},  # of the attention of decoders
                 input_names=names,
                 output_names=[each.name for each in component.outputs],
                 dynamic_axes={**_named_axes(component.inputs), **_named_axes(component.outputs)},

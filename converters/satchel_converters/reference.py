@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,25 +35,25 @@ class _TorchSession:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        return specs(self.component.inputs)
+        return specs(tuple(each for each in self.component.inputs if each.name not in self.component.state))
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        return specs(self.component.outputs)
+        return specs(tuple(each for each in self.component.outputs if each.role != "state"))
 
     @property
     def used(self) -> Mapping[str, str | int | None]:
         return {"engine": f"torch {torch.__version__}", "threads": torch.get_num_threads(), "delegate": None}
 
-    def new_state(self) -> None:
-        return None
+    def new_state(self, batch: int = 1, capacity: int = 0) -> Any:  # Any: the reference's own
+        return self.component.reference.new_state(batch) if self.component.state else None
 
-    def run(self, tensors: Mapping[str, np.ndarray], state: object | None = None) -> Tensors:
+    def run(self, tensors: Mapping[str, np.ndarray], state: Any = None) -> Tensors:
         with torch.inference_mode():
-            given = {k: torch.from_numpy(v) for k, v in tensors.items()}
+            given = {k: torch.from_numpy(v) for k, v in tensors.items()} | ({"state": state} if state else {})
             part = self.component.reference
             result = part(**given) if part is not None else self.loaded.model(**given, return_dict=True)
-        return {output.name: result[output.name].float().numpy() for output in self.component.outputs}
+        return {output.name: result[output.name].float().numpy() for output in self.outputs}
 
     def close(self) -> None:
         pass

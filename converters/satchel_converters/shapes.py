@@ -16,6 +16,7 @@ __all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shape
 # Batch and length, in the axis's least, of the checks of a graph with dynamic axes; neither is a traced one, and the second
 # batch has padding.
 _OTHER_SHAPES = ((1, 5), (3, 23))
+_STEP = (3, 1)  # and of a decoder, the step of several texts
 
 SIDES = frozenset({"height", "width"})  # the names of a picture's axes where it may have any size
 
@@ -101,7 +102,8 @@ def difference(
     worst = 0.0
     axis = _length_axis(component)
     unit = axis.minimum if axis is not None else 1
-    for batch, length in shapes or [(batch, length * unit) for batch, length in _OTHER_SHAPES]:
+    others = [(batch, length * unit) for batch, length in _OTHER_SHAPES] + ([_STEP] if component.state else [])
+    for batch, length in shapes or others:
         inputs = resized(component, batch, length, padded=padded)
         with torch.inference_mode():
             expected = component.module(**inputs)
@@ -118,6 +120,8 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
     sizes = {"batch": batch}
     bounded = _length_axis(component)
     length = min(length, bounded.maximum or length) if bounded is not None else length
+    if component.remade is not None:
+        return dict(component.remade(batch, length))
     made = {}
     for each in component.inputs:
         value = component.example[each.name][:1]

@@ -71,7 +71,22 @@ class Graph:
     entry: Optional[str] = None
     bind: dict[str, int] = field(default_factory=dict)
     weights: Optional[str] = None  # a shared file of weights beside `file`
-    state: tuple[str, ...] = ()  # names of the inputs and outputs that are cache
+    state: dict[str, str] = field(default_factory=dict)  # each input that is cache -> the output that it comes out as
+
+    @property
+    def caches(self) -> tuple[TensorSpec, ...]:
+        return tuple(spec for spec in self.inputs if spec.name in self.state)
+
+    @property
+    def given(self) -> tuple[TensorSpec, ...]:
+        """The inputs of each call, without what a session keeps."""
+        return tuple(spec for spec in self.inputs if spec.name not in self.state)
+
+    @property
+    def answered(self) -> tuple[TensorSpec, ...]:
+        """The outputs of each call, likewise."""
+        kept = set(self.state.values())
+        return tuple(spec for spec in self.outputs if spec.name not in kept)
 
 
 @dataclass(frozen=True)
@@ -213,6 +228,10 @@ class Manifest:
             if graph.weights and graph.weights.rpartition("/")[0] != graph.file.rpartition("/")[0]:
                 # Engines look for weights from the folder of the graph: elsewhere they would find another file.
                 raise _altered(where, f"the weights {graph.weights!r} do not lie beside their graph {graph.file!r}")
+            if not set(graph.state) <= {spec.name for spec in graph.inputs} or not set(graph.state.values()) <= {
+                spec.name for spec in graph.outputs
+            }:
+                raise _altered(where, f"the cache of {graph.file!r} is not among its inputs and outputs")
         try:
             satisfies("0", manifest.target.engine.version)
         except ValueError as error:

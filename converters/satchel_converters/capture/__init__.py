@@ -60,6 +60,7 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
     "region-question-answering": ".regions",
+    "text-generation": ".decoder",
     "video-classification": ".video",
     "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",
@@ -146,7 +147,9 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
     generic = _BY_TASK.get(loaded.task.name) or _GENERIC[loaded.task.modality]
-    module = importlib.import_module(_BY_MODEL_TYPE.get(loaded.source.model_type, generic), __name__)
+    # What an architecture needs as an encoder it does not as a decoder.
+    by_type = {} if generic == ".decoder" else _BY_MODEL_TYPE
+    module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)
     components: tuple[Component, ...] = module.capture(loaded)
     return components
 

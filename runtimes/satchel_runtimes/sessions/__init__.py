@@ -10,7 +10,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional, Protocol, Union
+from typing import Any, Optional, Protocol, Union
 
 import numpy as np
 
@@ -59,9 +59,11 @@ class Session(Protocol):
     @property
     def used(self) -> Used: ...
 
-    def new_state(self) -> Optional[object]: ...
+    def new_state(self, batch: int = 1, capacity: int = 0) -> Optional[Any]:
+        """A cache for so many texts of at most so many tokens, which `run` reads and writes; None where a graph keeps
+        nothing between calls. Any: the engine's own, which has `hold` and `select` as `Cache` has them."""
 
-    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors: ...
+    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[Any] = None) -> Tensors: ...
 
     def close(self) -> None: ...
 

@@ -56,7 +56,7 @@ class BucketSession:
             raise UsageError("Cannot say what runs.", why="the session was closed", fix="load the bundle again")
         return self._used()
 
-    def new_state(self) -> None:
+    def new_state(self, batch: int = 1, capacity: int = 0) -> None:
         return None
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..bundle import Bundle
 from ..errors import IntegrityError, SupportError, UsageError
-from ..manifest import Graph, TensorSpec
+from ..manifest import Graph
 from ..toolchain import need, require_version
 from . import Session, SessionOptions, Tensors, Used
+from .cache import Cache, check_room, needed
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -49,26 +50,55 @@ class _OnnxSession:
         self._graph = graph
         self.used = used
         self._engine: Optional[onnxruntime.InferenceSession] = engine
-        self._names = [spec.name for spec in graph.outputs]
+        self.inputs, self.outputs = graph.given, graph.answered
+        self._names = [spec.name for spec in self.outputs]
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        return self._graph.inputs
+    def new_state(self, batch: int = 1, capacity: int = 0) -> Optional[Cache]:
+        return _BoundCache(self._graph, self._running(), batch, capacity) if self._graph.state else None
 
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        return self._graph.outputs
+    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[Any] = None) -> Tensors:
+        engine = self._running()
+        if not self._graph.state:
+            return dict(zip(self._names, engine.run(self._names, tensors)))
+        cache = state or _BoundCache(self._graph, engine, *needed(tensors))
+        check_room(cache, tensors)
+        binding = cache.binding
+        for spec in self.inputs:
+            binding.bind_cpu_input(spec.name, np.ascontiguousarray(tensors[spec.name]))
+        engine.run_with_iobinding(binding)
+        return {name: value.numpy() for name, value in zip(self._names, binding.get_outputs())}
 
-    def new_state(self) -> None:
-        return None  # encoders keep nothing between calls
-
-    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[object] = None) -> Tensors:
+    def _running(self) -> onnxruntime.InferenceSession:
         if self._engine is None:
             raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
-        return dict(zip(self._names, self._engine.run(self._names, tensors)))
+        return self._engine
 
     def close(self) -> None:
         self._engine = None
+
+
+class _BoundCache(Cache):
+    """Its arrays are bound as inputs and as outputs, so the engine adds to them where they lie."""
+
+    def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession, batch: int, capacity: int) -> None:
+        super().__init__(graph.caches, batch, capacity)
+        self._graph, self._engine = graph, engine
+        self._bound = -1
+
+    @property
+    def binding(self) -> Any:  # Any: an IOBinding, whose module brings no types
+        if self._bound != self.version:
+            import onnxruntime
+
+            self._binding = self._engine.io_binding()
+            for spec in self._graph.answered:  # first, so that they are the first of `get_outputs`
+                self._binding.bind_output(spec.name, "cpu")
+            for name, output in self._graph.state.items():
+                value = onnxruntime.OrtValue.ortvalue_from_numpy(self.arrays[name])  # the same memory
+                self._binding.bind_ortvalue_input(name, value)
+                self._binding.bind_ortvalue_output(output, value)
+            self._bound = self.version
+        return self._binding
 
 
 # onnxruntime reads its environment while the first session of a process is made; two at once have been seen to race.

@@ -1,0 +1,184 @@
+"""Attention over a cache that is written in place, for every architecture that asks transformers' attention interface.
+
+transformers passes queries and the new keys and values to the function that is registered under `NAME`, before anything was
+cached (https://huggingface.co/docs/transformers/attention_interface). Here they meet the cache that `attending` holds: new
+keys and values go to the places that position_ids says, and a query sees the places up to its own. So no mask is needed, rows
+of different lengths lie side by side without holes, and padding on the right is written over by the next token.
+
+In ONNX that is one operator, onnxruntime's GroupQueryAttention, which works in the cache's own memory:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["NAME", "Held", "attend", "attending", "register", "written"]
+
+NAME = "satchel"
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values, [batch, key heads, capacity, head size]
+
+
+@dataclass
+class Held:
+    """The cache during one call: layers take their part in the order in which they come."""
+
+    positions: torch.Tensor  # [batch, sequence], int64, each row in a run
+    past: Sequence[Pair]
+    present: list[Pair] = field(default_factory=list)
+
+    def next(self) -> Pair:
+        return self.past[len(self.present)]
+
+
+_HELD: list[Held] = []
+
+
+@contextlib.contextmanager
+def attending(held: Held) -> Iterator[Held]:
+    _HELD.append(held)
+    try:
+        yield held
+    finally:
+        _HELD.pop()
+
+
+def register() -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **others: Any,  # dropout and what only other implementations read
+) -> tuple[torch.Tensor, None]:
+    """[batch, heads, sequence, head size] to [batch, sequence, heads, head size]."""
+    held = _HELD[-1]
+    past_key, past_value = held.next()
+    heads, kept = int(query.shape[1]), int(key.shape[1])
+    scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
+    window = -1 if sliding_window is None else int(sliding_window)
+    # The operator has one size for keys and values, of whole groups of eight.
+    same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
+    plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
+    if torch.onnx.is_in_onnx_export() and same and s_aux is None:
+        result, keys, values = _Fused.apply(*plain, heads, kept)
+    else:
+        result, keys, values = _attention(*plain, s_aux)
+    held.present.append((keys, values))
+    return result.reshape(query.shape[0], query.shape[2], heads, value.shape[-1]), None
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Any:
+        return _attention(*given[:-2], None)
+
+    @staticmethod
+    def symbolic(
+        g: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        past_key: Any,
+        past_value: Any,
+        positions: Any,
+        scale: float,
+        window: int,
+        softcap: float,
+        heads: int,
+        kept: int,
+    ) -> Any:
+        def constant(numbers: Any) -> Any:
+            return g.op("Constant", value_t=torch.tensor(numbers))
+
+        def flat(states: Any) -> Any:
+            """[batch, heads, sequence, size] to [batch, sequence, heads * size]."""
+            return g.op("Reshape", g.op("Transpose", states, perm_i=[0, 2, 1, 3]), constant([0, 0, -1]))
+
+        int32 = 6
+        last = g.op("Gather", positions, constant(-1), axis_i=1)  # of each row: the places before it are its cache
+        total = g.op("Add", g.op("ReduceMax", positions, keepdims_i=0), constant(1))
+        softcaps = {"softcap_f": softcap} if softcap else {}
+        return g.op(
+            "com.microsoft::GroupQueryAttention",
+            flat(query),
+            flat(key),
+            flat(value),
+            past_key,
+            past_value,
+            g.op("Cast", last, to_i=int32),
+            g.op("Cast", total, to_i=int32),
+            num_heads_i=heads,
+            kv_num_heads_i=kept,
+            scale_f=scale,
+            local_window_size_i=window,
+            **softcaps,
+            outputs=3,
+        )
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    past_key: torch.Tensor,
+    past_value: torch.Tensor,
+    positions: torch.Tensor,
+    scale: float,
+    window: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same in plain operators: [batch, sequence, heads * size], and the cache with the new keys and values in it."""
+    keys, values = written(past_key, key, positions), written(past_value, value, positions)
+    batch, heads, length, size = query.shape
+    kept, capacity = keys.shape[1], keys.shape[2]
+    groups = int(heads) // int(kept)
+    grouped = query.reshape(batch, kept, groups * length, size) * scale
+    scores = torch.matmul(grouped, keys.transpose(2, 3))
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    places = torch.arange(capacity)
+    seen = places <= positions[:, :, None]
+    if window > 0:
+        seen = seen & (places > positions[:, :, None] - window)
+    bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+    bias = bias[:, None].expand(batch, groups, length, capacity).reshape(batch, 1, groups * length, capacity)
+    scores = scores + bias
+    if sinks is not None:
+        sink = sinks.reshape(1, kept, groups, 1).expand(batch, kept, groups, length)
+        scores = torch.cat([scores, sink.reshape(batch, kept, groups * length, 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., :capacity]
+    result = torch.matmul(weights, values).reshape(batch, heads, length, values.shape[-1])
+    return result.transpose(1, 2).reshape(batch, length, heads * values.shape[-1]), keys, values
+
+
+def written(past: torch.Tensor, new: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """`past` with `new` at its places.
+
+    torch.export, on the way to LiteRT, has no scatter there: each place looks for its token instead.
+    """
+    if torch.compiler.is_exporting():
+        offset = torch.arange(past.shape[2]) - positions[:, :1]
+        here = ((offset >= 0) & (offset < new.shape[2]))[:, None, :, None]
+        if new.shape[2] == 1:
+            return torch.where(here, new, past)
+        index = offset.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(past.shape)
+        return torch.where(here, new.gather(2, index), past)
+    return past.scatter(2, positions[:, None, :, None].expand(new.shape), new)
