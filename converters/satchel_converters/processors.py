@@ -35,6 +35,7 @@ _FILES = (
     "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
     "special_tokens_map.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -89,9 +90,10 @@ class Processors:
             separator_box=tuple(getattr(tokenizer, "sep_token_box", facts.separator_box)),
             special_tokens={
                 name: str(getattr(tokenizer, name))
-                for name in ("unk_token", "pad_token")
+                for name in ("unk_token", "pad_token", "bos_token", "eos_token")
                 if getattr(tokenizer, name, None)
             },
+            chat_template="chat_template.jinja" if tokenizer.chat_template else "",
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),

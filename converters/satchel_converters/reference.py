@@ -46,7 +46,8 @@ class _TorchSession:
         return {"engine": f"torch {torch.__version__}", "threads": torch.get_num_threads(), "delegate": None}
 
     def new_state(self, batch: int = 1, capacity: int = 0) -> Any:  # Any: the reference's own
-        return self.component.reference.new_state(batch) if self.component.state else None
+        part: Any = self.component.reference
+        return part.new_state(batch) if self.component.state else None
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Any = None) -> Tensors:
         with torch.inference_mode():

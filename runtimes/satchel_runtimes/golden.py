@@ -18,7 +18,7 @@ from .parity import CLASSES, RAW, SAME_ARTIFACT, Limits, Parity, Record, judge, 
 from .predictor import Predictor
 from .sessions import Session, Tensors
 from .tasks import Row, Task
-from .tasks.task import DISTRIBUTION, forward
+from .tasks.task import DISTRIBUTION
 from .tensors import pack_tensors, unpack_tensors
 
 __all__ = [
@@ -126,7 +126,8 @@ def run_items(
         keys = [key for key in rows if key[0] == component]
         groups = [keys] if batch_size > 1 else [[key] for key in keys]
         for group in groups:
-            for k, outputs in forward(graphs, [rows[key] for key in group], batch_size):
+            runner = tasks[items[users[group[0]][0][0]].task]  # tasks that share rows run them alike
+            for k, outputs in runner.forward(graphs, [rows[key] for key in group], batch_size):
                 for i, place, row in users[group[k]]:
                     answers[i].update(answers_of(tasks[items[i].task], row, outputs, place))
                     if i in joined:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Union
@@ -102,6 +103,18 @@ class Predictor:
         return server.run(self._graphs, inputs, chosen, batch_size) if inputs else []
 
     __call__ = predict
+
+    def stream(self, item: Any, *, task: Optional[str] = None, **options: Any) -> Iterator[str]:
+        """The answer to one input in pieces of text, as they are made; stop taking them to cancel.
+
+        Raises:
+            UsageError: as of `predict`, or the task does not write text.
+        """
+        server: Any = self._task if task is None else self.open_task(task)  # Any: of those tasks that stream
+        if not hasattr(server, "stream"):
+            raise UsageError("Cannot stream.", why=f"{task or self._default} does not write text", fix="use predict")
+        pieces: Iterator[str] = server.stream(self._graphs, item, server.check_options(options))
+        return pieces
 
     def open_task(self, name: str) -> Task:
         entry = self._entry(name)

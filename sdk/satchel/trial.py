@@ -20,7 +20,6 @@ from satchel_runtimes.golden import golden_records, judge_tasks, read_items, rec
 from satchel_runtimes.measure import Latency, Ratio, interleave, machine, ratio, summarize
 from satchel_runtimes.parity import CLASSES, Limits, Parity, numeric_class
 from satchel_runtimes.predictor import Predictor, load
-from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Row
 
 from .evaluate import judge
@@ -138,7 +137,7 @@ def _check_outputs(stage: Stage, predictor: Predictor) -> None:
     """Raises: ParityError for an output that the float graph has and the candidate lacks."""
     for graph in stage.twin.graphs:
         has = {spec.name for spec in predictor.graphs[graph.component].outputs}
-        missing = [spec.name for spec in graph.outputs if spec.name not in has]
+        missing = [spec.name for spec in graph.answered if spec.name not in has]
         if missing:
             raise ParityError(
                 f"{graph.file} does not answer as {predictor.manifest.name} does.",
@@ -194,23 +193,8 @@ def first_rows(predictor: Predictor) -> Mapping[str, Row]:
 
 
 def call_of(predictor: Predictor, rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
-    """A run of each graph on its row, one after the other.
-
-    A row that has a sequence is repeated or cut to so many tokens, but beside a picture of one size it stays as it is.
-    """
-    graphs, sized = predictor.graphs, predictor.open_task(predictor.tasks[0]).size
-    runs = [(graphs[name].run, _tensors(graphs[name], row, 0 if sized else tokens)) for name, row in rows.items()]
-    return lambda: [run(tensors) for run, tensors in runs]
-
-
-def _tensors(session: Session, row: Row, tokens: int) -> Tensors:
-    tensors = {}
-    for spec in session.inputs:
-        value = row.tensors[spec.name]
-        if tokens and spec.shape[1:2] == ("sequence",):
-            value = np.resize(value, (tokens, *value.shape[1:]))
-        tensors[spec.name] = value[None]
-    return tensors
+    """What is measured of the main task."""
+    return predictor.open_task(predictor.tasks[0]).call(predictor.graphs, rows, tokens)
 
 
 def estimate(profile: DeviceProfile, parameters: int, scheme: Scheme, threads: int | None) -> Mapping[int, float]:

@@ -87,7 +87,9 @@ class Loaded:
     def facts(self, max_length: int | None = None, bound: Sequence[int] = ()) -> ModelFacts:
         """Those of the processors, with the model's own scalars, such as the scale of CLIP's similarities."""
         scalars = {name: float(value.detach()) for name, value in self.model.named_parameters() if value.numel() == 1}
-        return dataclasses.replace(self.processors.facts(max_length, bound), scalars=scalars)
+        config = getattr(self.model, "generation_config", None)
+        generation = {k: v for k, v in (config.to_dict() if config else {}).items() if v is not None}
+        return dataclasses.replace(self.processors.facts(max_length, bound), scalars=scalars, generation=generation)
 
     @property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:

@@ -77,7 +77,7 @@ def attend(
     same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
     plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
     if torch.onnx.is_in_onnx_export() and same and s_aux is None:
-        result, keys, values = _Fused.apply(*plain, heads, kept)
+        result, keys, values = _Fused.apply(*plain, heads, kept)  # type: ignore[no-untyped-call]  # torch's own
     else:
         result, keys, values = _attention(*plain, s_aux)
     held.present.append((keys, values))
@@ -85,9 +85,15 @@ def attend(
 
 
 class _Fused(torch.autograd.Function):
+    """The operator, for torch's tracing exporter. It records what `forward` does as well and throws that away, badly where it is
+    much; so that gives shapes alone, and what the graph computes is compared with the module afterwards."""
+
     @staticmethod
-    def forward(ctx: Any, *given: Any) -> Any:
-        return _attention(*given[:-2], None)
+    def forward(ctx: Any, query: torch.Tensor, key: Any, value: torch.Tensor, *given: Any) -> Any:
+        batch, heads, length, _ = (int(size) for size in query.shape)
+        past_key, past_value = given[:2]
+        result = torch.zeros(batch, length, heads * int(value.shape[-1]))
+        return result, torch.zeros(list(map(int, past_key.shape))), torch.zeros(list(map(int, past_value.shape)))
 
     @staticmethod
     def symbolic(

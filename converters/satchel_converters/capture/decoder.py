@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from satchel_runtimes.errors import SupportError
+from satchel_runtimes.generation.contrastive import STATES
 from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
 
 from ..component import Axis, Component, Input, Output
@@ -36,11 +38,13 @@ class _Kept(torch.nn.Module):
         super().__init__()
         self.head = head
         self.places: torch.Tensor | None = None
+        self.states: torch.Tensor | None = None  # of the last call
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         assert self.places is not None  # set at the start of each call
         index = self.places[:, :, None].expand(-1, -1, states.shape[-1])
-        result: torch.Tensor = self.head(states.gather(1, index))
+        self.states = states.gather(1, index)
+        result: torch.Tensor = self.head(self.states)
         return result
 
 
@@ -63,7 +67,8 @@ class Decoder(torch.nn.Module):
         with attending(Held(position_ids, pairs)) as held:
             result = self.model(input_ids=input_ids, use_cache=False, return_dict=True, **given)
         presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(_KINDS, pair)}
-        return {"logits": result.logits, **presents}
+        assert self.kept.states is not None  # the head ran
+        return {"logits": result.logits, STATES: self.kept.states, **presents}
 
 
 _KINDS = ("key", "value")
@@ -77,33 +82,51 @@ def _present(layer: int, kind: str) -> str:
     return f"present.{layer}.{kind}"
 
 
+@dataclass
+class _Caches:
+    """transformers' own, one for each text."""
+
+    rows: list[Any]
+
+    def hold(self, tokens: int) -> None:
+        """They grow by themselves."""
+
+    def select(self, rows: Sequence[int], tokens: int) -> None:
+        self.rows = [copy.deepcopy(self.rows[int(row)]) for row in rows]
+
+
 class Reference(torch.nn.Module):
     """The checkpoint with transformers' own cache, one text after the other: nothing here is padded or shared."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.states = torch.empty(0)
+        # What the logits are made of; some models have one more projection behind their last hidden state.
+        model.get_output_embeddings().register_forward_pre_hook(lambda head, given: setattr(self, "states", given[0]))
 
-    def new_state(self, batch: int) -> list[Any]:
+    def new_state(self, batch: int) -> _Caches:
         from transformers import DynamicCache
 
-        return [DynamicCache() for _ in range(batch)]
+        return _Caches([DynamicCache() for _ in range(batch)])
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         logits_positions: torch.Tensor,
-        state: list[Any] | None = None,
+        state: _Caches | None = None,
     ) -> dict[str, torch.Tensor]:
         rows = []
-        for row, cache in enumerate(state if state is not None else self.new_state(len(input_ids))):
+        for row, cache in enumerate((state or self.new_state(len(input_ids))).rows):
             first = int(position_ids[row, 0])
             if cache.get_seq_length() > first:  # padding, or tokens that were rejected
                 cache.crop(first)
-            found = self.model(input_ids=input_ids[row : row + 1], past_key_values=cache, use_cache=True)
-            rows.append(found.logits[0, logits_positions[row]])
-        return {"logits": torch.stack(rows)}
+            given = input_ids[row : row + 1]
+            found = self.model(input_ids=given, past_key_values=cache, use_cache=True)
+            places = logits_positions[row]
+            rows.append((found.logits[0, places], self.states[0, places]))
+        return {name: torch.stack(each) for name, each in zip(("logits", STATES), zip(*rows, strict=True), strict=True)}
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
@@ -120,8 +143,9 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         Input(POSITIONS, "int64", (batch, sequence)),
         Input("logits_positions", "int64", (batch, kept)),
     ]
-    width = int(loaded.model.get_output_embeddings().weight.shape[0])
-    outputs = [Output("logits", "float32", (batch, kept, width))]
+    head: Any = module.kept.head
+    width, size = head.weight.shape
+    outputs = [Output("logits", "float32", (batch, kept, width)), Output(STATES, "float32", (batch, kept, size))]
     for layer, pair in enumerate(shapes):
         for kind, (heads, size) in zip(_KINDS, pair, strict=True):
             axes = (batch, heads, capacity, size)
@@ -153,7 +177,8 @@ def _cache_shapes(loaded: Loaded) -> list[list[tuple[int, int]]]:
     cache = DynamicCache()
     with torch.no_grad():
         loaded.model(input_ids=torch.ones(1, 2, dtype=torch.int64), past_key_values=cache, use_cache=True)
-    return [[(each.shape[1], each.shape[3]) for each in (layer.keys, layer.values)] for layer in cache.layers]
+    layers: list[Any] = cache.layers
+    return [[(each.shape[1], each.shape[3]) for each in (layer.keys, layer.values)] for layer in layers]
 
 
 def _example(inputs: list[Input], vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]:
@@ -172,7 +197,7 @@ def _example(inputs: list[Input], vocabulary: int, rows: int, length: int) -> di
     generator = torch.Generator().manual_seed(0)
     for each in inputs[len(made) :]:
         _, heads, _, size = each.axes
-        made[each.name] = torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[call-overload, arg-type]  # both are fixed
+        made[each.name] = torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[arg-type]  # both are fixed
     return made
 
 

@@ -73,7 +73,6 @@ class Cache:
         return tuple([slice(tokens) if axis == CAPACITY else slice(None) for axis in spec.shape])
 
 
-
 def needed(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
     """Batch and capacity of a cache for one call alone."""
     positions = tensors[POSITIONS]

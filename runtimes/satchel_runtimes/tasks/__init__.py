@@ -29,6 +29,7 @@ _MODULES = {
     "sentence-similarity": ".sentence_similarity",
     "table-question-answering": ".table_question_answering",
     "text-classification": ".text_classification",
+    "text-generation": ".text_generation",
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "video-classification": ".video_classification",

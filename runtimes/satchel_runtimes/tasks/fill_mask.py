@@ -13,7 +13,7 @@ from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, forward, log_softmax, softmax
-from .text import SPACES_TO_CLEAN, TextTask, tokenize_step, whole_number, wrong_type
+from .text import TextTask, tokenize_step, whole_number, wrong_type
 
 __all__ = ["TASK"]
 
@@ -49,8 +49,6 @@ class FillMask(TextTask):
         self.mask_id: int = mask_id
         padding = entry.option("mask", "padding")
         self._padding_id: Optional[int] = None if padding is None else self.tokenizer.token_to_id(padding)
-        # As transformers does: between the pieces of a BPE these spaces are the text's own.
-        self._cleans_up = bool(entry.option("mask", "clean_up")) and type(self.tokenizer.model).__name__ != "BPE"
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
@@ -61,7 +59,6 @@ class FillMask(TextTask):
         mask = {
             "token": facts.mask_token,
             "padding": facts.special_tokens.get("pad_token"),
-            "clean_up": facts.clean_up_spaces,
         }
         return TaskEntry(cls.name, (tokenize_step(facts),), (Step("softmax"), Step("mask", mask)))
 
@@ -134,15 +131,8 @@ class FillMask(TextTask):
         whole = ids.copy()
         whole[place] = token
         # With several masks the others stay to be seen, and all special tokens with them.
-        sequence = self._decoded(whole[whole != self._padding_id].tolist(), skip=only)
-        return {"score": score, "token": token, "token_str": self._decoded([token], skip=False), "sequence": sequence}
-
-    def _decoded(self, ids: list[int], *, skip: bool) -> str:
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=skip))
-        if self._cleans_up:
-            for each in SPACES_TO_CLEAN:
-                text = text.replace(each, each.strip())
-        return text
+        sequence = self.decoded(whole[whole != self._padding_id].tolist(), skip=only)
+        return {"score": score, "token": token, "token_str": self.decoded([token], skip=False), "sequence": sequence}
 
     def _ids_of(self, targets: Any) -> list[int]:  # Any: what the user gave
         """Token ids of words; a word that the vocabulary lacks stands for its first piece, with a warning."""

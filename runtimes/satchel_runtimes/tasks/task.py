@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Optional, Protocol
+from typing import Any, Callable, ClassVar, Optional, Protocol
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class ModelFacts:
     table: Mapping[str, Any] = field(
         default_factory=dict
     )  # what a tokenizer of tables keeps of one; empty: it is another
+    generation: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of generation
+    chat_template: str = ""  # the file of it; empty: the model holds no conversations
     pad_id: int = 0
     separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
@@ -216,6 +218,22 @@ class Task(ABC):
             first += len(group)
         return answers
 
+    def forward(
+        self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
+    ) -> Iterator[tuple[int, Tensors]]:
+        """What the graphs answer to rows, as parity compares it."""
+        return forward(graphs, rows, batch_size)
+
+    def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
+        """What is measured: a run of each graph on its row, one after the other.
+
+        A row that has a sequence is repeated or cut to so many tokens, but beside a picture of one size it stays as it is.
+        """
+        runs = [
+            (graphs[name].run, _resized(graphs[name], row, 0 if self.size else tokens)) for name, row in rows.items()
+        ]
+        return lambda: [run(tensors) for run, tensors in runs]
+
     @classmethod
     def example(cls, parts: Mapping[str, Any]) -> Example:
         """One row of data as `predict` takes it, with the right answer; `parts` are those of `columns` that it has."""
@@ -261,6 +279,16 @@ def forward(graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int)
         order = sorted(places, key=lambda i: rows[i].length)
         for start in range(0, len(order), batch_size):
             yield from _forward_batch(graphs[component], rows, order[start : start + batch_size])
+
+
+def _resized(session: Session, row: Row, tokens: int) -> Tensors:
+    tensors = {}
+    for spec in session.inputs:
+        value = row.tensors[spec.name]
+        if tokens and spec.shape[1:2] == ("sequence",):
+            value = np.resize(value, (tokens, *value.shape[1:]))
+        tensors[spec.name] = value[None]
+    return tensors
 
 
 def _unpadded(row: Row) -> list[str]:

@@ -38,7 +38,7 @@ POLICIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
 def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy: str = "longest_first") -> Step:
     """The step that turns text into ids. Texts beyond `max_length` tokens are cut, as the policy says, on any device."""
     length = min(max_length or facts.max_length, facts.max_length)
-    cut = {"max_length": length, "truncation": policy, "side": facts.truncation_side}
+    cut = {"max_length": length, "truncation": policy, "side": facts.truncation_side, "clean_up": facts.clean_up_spaces}
     if facts.characters:
         return Step("characters", {**facts.characters, **cut})
     return Step("tokenize", {"file": TOKENIZER_FILE, **cut})
@@ -95,6 +95,15 @@ class TextTask(Task):
                     )
                 self._tokenizers[truncate] = tokenizer
         return self._tokenizers[truncate]
+
+    def decoded(self, ids: Sequence[int], *, skip: bool) -> str:
+        """The text of some tokens; without the special ones where `skip` says so."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=skip))
+        # As transformers does: between the pieces of a BPE these spaces are the text's own.
+        if self._step.options.get("clean_up") and type(self.tokenizer.model).__name__ != "BPE":
+            for each in SPACES_TO_CLEAN:
+                text = text.replace(each, each.strip())
+        return text
 
     def is_single(self, inputs: Input) -> bool:
         return isinstance(inputs, (str, Mapping))

@@ -1,0 +1,91 @@
+"""Text from a decoder with a cache: every strategy of `generate`, with numpy and one engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+import numpy as np
+
+from ..errors import UsageError
+from ..sessions import Session
+from .assisted import Assistant, Lookup, assisted
+from .beams import beam_search
+from .config import GenerationConfig
+from .contrastive import contrastive
+from .search import Chosen, Prompt, Stops, one_by_one
+
+__all__ = ["Chosen", "GenerationConfig", "Prompt", "Stops", "generate", "stream"]
+
+
+def never(ids: np.ndarray) -> bool:
+    return False
+
+
+def stream(
+    session: Session,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig,
+    stops: Stops = never,
+    *,
+    assistant: Optional[Session] = None,
+) -> Iterator[list[Optional[Chosen]]]:
+    """Tokens as they come: for each step what came to each prompt, None where its text has ended. Stop taking them to cancel.
+
+    Args:
+        session: a decoder.
+        prompts: several are generated side by side where the strategy is greedy search or sampling.
+        stops: told all tokens of a text, says whether it ends here.
+        assistant: a smaller decoder with the same vocabulary, whose guesses are confirmed several at a time.
+
+    Raises:
+        UsageError: no room for a token, several prompts with a strategy for one, or beams, whose texts change as they grow.
+    """
+    random = np.random.default_rng(config.seed)
+    if config.num_beams > 1:
+        raise UsageError(
+            "Cannot stream a beam search.", why="its best text may change with every token", fix="use num_beams=1"
+        )
+    alone = config.contrastive or assistant is not None or config.prompt_lookup_num_tokens is not None
+    if not alone:
+        return one_by_one(session, prompts, config, stops, random)
+    if len(prompts) > 1:
+        raise UsageError("Cannot stream several texts.", why="this strategy has one at a time", fix="give one prompt")
+    (prompt,) = prompts
+    if config.contrastive:
+        return contrastive(session, prompt, config, stops)
+    if assistant is not None:
+        guesser = Assistant(assistant, prompt, config, random)
+        return assisted(session, prompt, config, stops, random, guesser)
+    looked = Lookup(config.prompt_lookup_num_tokens or 1, config.max_matching_ngram_size)
+    return assisted(session, prompt, config, stops, random, looked)
+
+
+def generate(
+    session: Session,
+    prompts: Sequence[Prompt],
+    config: GenerationConfig,
+    stops: Stops = never,
+    *,
+    assistant: Optional[Session] = None,
+) -> list[list[list[int]]]:
+    """The new tokens of each prompt, `num_return_sequences` texts of them; arguments as of `stream`."""
+    copies = config.num_return_sequences
+    if config.num_beams > 1:
+        random = np.random.default_rng(config.seed)
+        made = []
+        for prompt in prompts:
+            *_, best = beam_search(session, prompt, config, stops, random)
+            made.append([ids[len(prompt.ids) :].tolist() for ids in best])
+        return made
+    asked = [prompt for prompt in prompts for _ in range(copies)]
+    alone = config.contrastive or assistant is not None or config.prompt_lookup_num_tokens is not None
+    texts: list[list[int]] = []
+    for group in [[each] for each in asked] if alone else [asked]:
+        found: list[list[int]] = [[] for _ in group]
+        for step in stream(session, group, config, stops, assistant=assistant):
+            for text, chosen in zip(found, step):
+                if chosen is not None:
+                    text.append(chosen.token)
+        texts += found
+    return [texts[place : place + copies] for place in range(0, len(texts), copies)]

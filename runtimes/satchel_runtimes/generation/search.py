@@ -1,0 +1,111 @@
+"""From a prompt to tokens: greedy search and sampling, one token per text and step.
+
+Every strategy is a generator of steps. A step is what came to each text; whoever takes them may stop at any moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import numpy as np
+
+from ..errors import UsageError
+from ..sessions import Session
+from ..tasks.task import softmax
+from .config import GenerationConfig
+from .scores import Rule, apply, rules_of
+from .texts import Texts
+
+__all__ = ["Chosen", "Prompt", "Stops", "draw", "one_by_one"]
+
+# Whether a text ends with its last token, for another reason than its length or an end token: from all tokens of the text.
+Stops = Callable[[np.ndarray], bool]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What generation starts from.
+
+    `ids` are the decoder's first tokens, `beside` is what each call of it is given too, [1, …], and `encoder_ids` are the
+    tokens of an encoder's text, which some rules read. `context` is what the model can hold.
+    """
+
+    ids: Sequence[int]
+    context: int
+    beside: Optional[Mapping[str, np.ndarray]] = None
+    encoder_ids: Optional[np.ndarray] = None
+
+    def longest(self, config: GenerationConfig) -> int:
+        """Tokens in all.
+
+        Raises:
+            UsageError: the prompt leaves no room for one.
+        """
+        longest = min(config.longest(len(self.ids)), self.context)
+        if len(self.ids) >= longest:
+            bound = "the model can hold" if longest == self.context else "max_length allows"
+            raise UsageError(
+                f"Cannot go on from {len(self.ids)} tokens.",
+                why=f"{bound} {longest} in all",
+                fix="shorten the prompt" + ("" if longest == self.context else ", or raise max_length"),
+            )
+        return longest
+
+    def rules(self, config: GenerationConfig) -> list[Rule]:
+        return rules_of(config, len(self.ids), self.longest(config), self.encoder_ids)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The token that came to a text, and whether the text ends with it."""
+
+    token: int
+    ended: bool
+
+
+def one_by_one(
+    session: Session, prompts: Sequence[Prompt], config: GenerationConfig, stops: Stops, random: np.random.Generator
+) -> Iterator[list[Optional[Chosen]]]:
+    """Greedy search, or sampling: what came to each prompt, None where its text had ended before."""
+    longest = [prompt.longest(config) for prompt in prompts]
+    rules = [prompt.rules(config) for prompt in prompts]
+    written = [np.empty(most, dtype=np.int64) for most in longest]
+    for ids, prompt in zip(written, prompts):
+        ids[: len(prompt.ids)] = prompt.ids
+    counts = [len(prompt.ids) for prompt in prompts]
+    texts = Texts(session, len(prompts), max(longest), _together(prompts))
+    logits = texts.read([np.array(prompt.ids, dtype=np.int64) for prompt in prompts])
+    going = list(range(len(prompts)))  # the prompt of each row that is left
+    while True:
+        step: list[Optional[Chosen]] = [None] * len(prompts)
+        for row, place in enumerate(going):
+            ids, count = written[place], counts[place]
+            scores = apply(rules[place], ids[:count], logits[row])
+            token = draw(scores, random) if config.do_sample else int(scores.argmax())
+            ids[count] = token
+            counts[place] = count + 1
+            ended = token in config.eos_token_id or counts[place] >= longest[place] or stops(ids[: count + 1])
+            step[place] = Chosen(token, ended)
+        yield step
+        left = [row for row, place in enumerate(going) if not step[place].ended]  # type: ignore[union-attr]  # it ran
+        if not left:
+            return
+        if len(left) < len(going):
+            texts.select(np.array(left))
+            going = [going[row] for row in left]
+        logits = texts.step(np.array([written[place][counts[place] - 1] for place in going]))
+
+
+def draw(scores: np.ndarray, random: np.random.Generator) -> int:
+    """A token by chance."""
+    chances = np.cumsum(softmax(scores), dtype=np.float64)
+    return int(np.searchsorted(chances, random.random() * chances[-1], side="right"))
+
+
+def _together(prompts: Sequence[Prompt]) -> Optional[dict[str, np.ndarray]]:
+    first = prompts[0].beside
+    if first is None:
+        return None
+    return {name: np.concatenate([prompt.beside[name] for prompt in prompts if prompt.beside]) for name in first}
