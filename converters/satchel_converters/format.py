@@ -128,6 +128,7 @@ class Format:
     compilers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)
     about: str = ""
+    caches: bool = False  # whether its graphs can keep a cache between calls, as generation needs
     needs: Mapping[str, str] = field(default_factory=dict)  # the range of a package's versions that does
     notes: tuple[str, ...] = field(default=())
 
@@ -139,12 +140,13 @@ class Format:
         """The installed version of each of them."""
         return {name: importlib.metadata.version(name) for name in self.packages_for(engine)}
 
-    def preferred(self, schemes: Sequence[str], convolutional: bool) -> tuple[str, ...]:
-        """A profile's schemes for this family of models: dynamic int8 for transformers, the static one for convnets."""
-        instead = next((each.name for each in self.schemes.values() if each.convolutions), None)
-        if not convolutional or instead is None:
-            return tuple(schemes)
-        return tuple(instead if name == "int8-dynamic" else name for name in schemes)
+    def preferred(self, schemes: Sequence[str], convolutional: bool, generates: bool = False) -> tuple[str, ...]:
+        """A profile's schemes for this family of models: dynamic int8 for transformers, the static one for convnets, and int8
+        weights alone for what writes text: with int8 activations a language model is another one."""
+        static = next((each.name for each in self.schemes.values() if each.convolutions), None)
+        weights = next((name for name in self.schemes if name == "int8-weights"), None)
+        instead = weights if generates else static if convolutional else None
+        return tuple(instead if name == "int8-dynamic" and instead else name for name in schemes)
 
     def scheme(self, name: str) -> Scheme:
         """Raises: UsageError for a scheme that no format has; SupportError for one that this format lacks."""

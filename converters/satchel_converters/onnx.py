@@ -30,6 +30,7 @@ __all__ = ["FORMAT"]
 # https://onnxruntime.ai/docs/reference/compatibility.html. 18 is the least that torch's exporter writes; beyond 20 no
 # operator of an encoder gains anything, and a lower opset runs on more devices.
 _READS = (((1, 17), 20, 9), ((1, 15), 19, 9), ((1, 14), 18, 8))
+_CACHES = ">=1.20"  # the attention of decoders with all of its attributes; run in 1.20.1, 1.22.1 and 1.32
 _SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
 
 SCHEMES = {
@@ -84,12 +85,13 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why=f"its engines are {', '.join(each.name for each in profile.engines) or 'not known'}",
             fix=f"choose one of its formats: {', '.join(profile.formats)}",
         )
-    if not engine_has(engine.version, scheme.engine):
-        raise SupportError(
-            f"Cannot make {scheme.name} for {profile.name}.",
-            why=f"it needs onnxruntime {scheme.engine}; the profile promises {engine.version}",
-            fix=f"choose another scheme ({', '.join(SCHEMES)}), or a profile with a newer engine",
-        )
+    for needed in (scheme.engine, *((_CACHES,) if options.get("generates") else ())):
+        if not engine_has(engine.version, needed):
+            raise SupportError(
+                f"Cannot make {scheme.name} for {profile.name}.",
+                why=f"it needs onnxruntime {needed}; the profile promises {engine.version}",
+                fix=f"choose another scheme ({', '.join(SCHEMES)}), or a profile with a newer engine",
+            )
     found = next(((o, ir, since) for since, o, ir in _READS if oldest(engine.version) >= since), None)
     if found is None:
         raise SupportError(
@@ -118,7 +120,7 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why=f"onnxruntime {engine.version} reads up to {opset}, torch writes 18 or newer",
             fix=f"leave --opset out, or choose 18 to {opset}",
         )
-    needs = max(since, oldest(scheme.engine))
+    needs = max(since, oldest(scheme.engine), oldest(_CACHES) if options.get("generates") else since)
     # The mixed scheme's products are those of int8-dynamic, so what is fast for one is for the other.
     named = "int8-dynamic" if scheme.name == "int8-mixed" else scheme.name
     session = dict(profile.session_options.get(named, {}))
@@ -195,6 +197,7 @@ FORMAT = Format(
         "onnxruntime": ">=1.22",
     },
     extra="convert",
+    caches=True,
     plan=plan,
     export=export,
     apply=apply,

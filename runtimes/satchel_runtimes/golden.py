@@ -18,7 +18,7 @@ from .parity import CLASSES, RAW, SAME_ARTIFACT, Limits, Parity, Record, judge, 
 from .predictor import Predictor
 from .sessions import Session, Tensors
 from .tasks import Row, Task
-from .tasks.task import DISTRIBUTION
+from .tasks.task import WIDE
 from .tensors import pack_tensors, unpack_tensors
 
 __all__ = [
@@ -209,7 +209,7 @@ def records_to_bytes(samples: Sequence[Mapping[str, Record]]) -> bytes:
     parts: dict[str, list[np.ndarray]] = {"values": [], "positions": [], "top": [], "lead": []}
     for place, records in enumerate(samples):
         for name, each in records.items():
-            spread = each.positions is not None and each.kind != DISTRIBUTION
+            spread = each.positions is not None and each.kind not in WIDE
             top = each.top if each.top is not None else np.zeros(0)
             index.append(
                 [
@@ -263,7 +263,7 @@ def records_from_bytes(data: bytes, where: str) -> list[dict[str, Record]]:
                 positions = spread_positions(int(np.prod(shape)), count, place)
             elif how == _LISTED:
                 positions = take("positions", count)
-            top, lead = (take("top", tops), take("lead", tops)) if kind == DISTRIBUTION else (None, None)
+            top, lead = (take("top", tops), take("lead", tops)) if kind in WIDE else (None, None)
             samples[place][name] = Record(kind, tuple(shape), values, positions, norm, peak, top, lead)
     except (ValueError, TypeError, KeyError) as error:
         raise IntegrityError(

@@ -5,6 +5,8 @@ An answer is a set of named arrays; each has a kind that says how it is compared
     vector        cosine (embeddings, features)
     distribution  total variation along the last axis, and the top entry must agree unless the reference is near a tie
     independent   largest difference of probabilities, and each side of 0.5 must agree unless the reference is near it
+    next          the same of a language model, where some of the top entries may change if it was quantized
+    loss          how much the perplexity over all samples rose; natural logarithms
     number        error over the spread of the reference over all samples
     raw           largest error over the reference's largest magnitude (float32 and float16 only)
 
@@ -20,7 +22,7 @@ from typing import Optional
 
 import numpy as np
 
-from .tasks.task import DISTRIBUTION, INDEPENDENT, NUMBER, VECTOR
+from .tasks.task import DISTRIBUTION, INDEPENDENT, LOSS, NEXT, NUMBER, VECTOR, WIDE
 
 __all__ = [
     "CLASSES",
@@ -50,6 +52,9 @@ class Limits:
     margin: float  # a lead of the top answer below this counts as a tie
     number_error: float
     relative_error: Optional[float]
+    # Of language models: how many of the next tokens that were clear may be others, and how far the perplexity may rise.
+    next_tokens_changed: float = 0.0
+    perplexity_rise: float = 1e-3
 
 
 # Float limits are those of onnxruntime against torch on real models (1e-6 seen) with room for other kernels. int8 and
@@ -59,10 +64,10 @@ class Limits:
 # many more layers and for other kernels.
 CLASSES: Mapping[str, Limits] = {
     "fp32": Limits(0.9999, 0.9999, 1e-3, 1e-3, 2e-3, 1e-3, 1e-4),
-    "fp16": Limits(0.999, 0.999, 1e-2, 2e-2, 3e-2, 1e-2, 1e-2),
-    "bf16": Limits(0.9995, 0.999, 2e-2, 4e-2, 5e-2, 3e-2, 4e-2),
-    "int8": Limits(0.985, 0.975, 0.10, 0.25, 0.25, 0.15, None),
-    "int4": Limits(0.95, 0.91, 0.20, 0.40, 0.40, 0.30, None),
+    "fp16": Limits(0.999, 0.999, 1e-2, 2e-2, 3e-2, 1e-2, 1e-2, 0.0, 0.01),
+    "bf16": Limits(0.9995, 0.999, 2e-2, 4e-2, 5e-2, 3e-2, 4e-2, 0.01, 0.02),
+    "int8": Limits(0.985, 0.975, 0.10, 0.25, 0.25, 0.15, None, 0.02, 0.05),
+    "int4": Limits(0.95, 0.91, 0.20, 0.40, 0.40, 0.30, None, 0.10, 0.12),
 }
 
 # The same artifact on another device: float kernels agree to 1e-6; dynamic int8 rounds differently per engine and CPU
@@ -71,8 +76,8 @@ SAME_ARTIFACT: Mapping[str, Limits] = {
     "fp32": CLASSES["fp32"],
     "fp16": CLASSES["fp16"],
     "bf16": CLASSES["bf16"],
-    "int8": Limits(0.995, 0.99, 0.05, 0.15, 0.15, 0.08, None),
-    "int4": Limits(0.995, 0.99, 0.05, 0.15, 0.15, 0.08, None),
+    "int8": Limits(0.995, 0.99, 0.05, 0.15, 0.15, 0.08, None, 0.02, 0.03),
+    "int4": Limits(0.995, 0.99, 0.05, 0.15, 0.15, 0.08, None, 0.02, 0.03),
 }
 
 
@@ -116,7 +121,7 @@ def record(kind: str, array: np.ndarray, *, keep: Optional[int] = None, seed: in
     flat = whole.ravel()
     finite = flat[np.isfinite(flat)]
     top = lead = None
-    if kind == DISTRIBUTION:
+    if kind in WIDE:
         rows = whole.reshape(-1, whole.shape[-1]) if whole.size else whole.reshape(0, 1)
         top = rows.argmax(axis=1) if len(rows) else np.zeros(0, np.int64)
         ordered = np.partition(rows, max(rows.shape[1] - 2, 0), axis=1) if len(rows) else rows
@@ -138,7 +143,7 @@ def record(kind: str, array: np.ndarray, *, keep: Optional[int] = None, seed: in
 
 
 def _positions(kind: str, whole: np.ndarray, keep: int, seed: int) -> np.ndarray:
-    if kind != DISTRIBUTION:
+    if kind not in WIDE:
         return spread_positions(whole.size, keep, seed)
     width = whole.shape[-1]
     rows = whole.reshape(-1, width)
@@ -181,7 +186,9 @@ def judge(
     if broken:
         return Parity(False, {}, {}, len(reference), broken, "reference")
     limits = _widened(limits) if any(_thinned(each) for each in reference) else limits
-    found: dict[str, list[float]] = {VECTOR: [], DISTRIBUTION: [], INDEPENDENT: [], NUMBER: [], RAW: []}
+    kinds = (VECTOR, DISTRIBUTION, NEXT, INDEPENDENT, LOSS, NUMBER, RAW)
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    changed: list[bool] = []
     spread = _spread(reference)
     flips: list[str] = []
     worst: dict[str, tuple[float, str]] = {}
@@ -201,9 +208,11 @@ def judge(
             bad = -distance if expected.kind == VECTOR else distance
             if expected.kind not in worst or bad > worst[expected.kind][0]:
                 worst[expected.kind] = (bad, where)
-            if _flipped(expected, actual, limits.margin):
+            if expected.kind == NEXT:
+                changed += _changed(expected, actual, limits.margin)
+            elif _flipped(expected, actual, limits.margin):
                 flips.append(where)
-    return _verdict(found, flips, worst, limits, len(reference))
+    return _verdict(found, flips, changed, worst, limits, len(reference))
 
 
 def _thinned(records: Sample) -> bool:
@@ -220,6 +229,7 @@ def _widened(limits: Limits) -> Limits:
 def _verdict(
     found: Mapping[str, Sequence[float]],
     flips: Sequence[str],
+    changed: Sequence[bool],
     worst: Mapping[str, tuple[float, str]],
     limits: Limits,
     samples: int,
@@ -249,11 +259,15 @@ def _verdict(
         hold("cosine_mean", float(np.mean(found[VECTOR])), limits.cosine_mean, VECTOR, least=True)
         hold("cosine_p05", float(np.percentile(found[VECTOR], 5)), limits.cosine_p05, VECTOR, least=True)
         hold("cosine_min", float(np.min(found[VECTOR])), None, VECTOR)
-    for kind in (DISTRIBUTION, INDEPENDENT):
+    for kind in (*WIDE, INDEPENDENT):
         if found[kind]:
-            word = "total_variation" if kind == DISTRIBUTION else "probability_error"
+            word = "total_variation" if kind in WIDE else "probability_error"
             hold(f"{word}_mean", float(np.mean(found[kind])), limits.variation_mean, kind)
             hold(f"{word}_p95", float(np.percentile(found[kind], 95)), limits.variation_p95, kind)
+    if found[NEXT]:
+        hold("next_tokens_changed", float(np.mean(changed or [False])), limits.next_tokens_changed, NEXT)
+    if found[LOSS]:
+        hold("perplexity_rise", float(np.expm1(np.mean(found[LOSS]))), limits.perplexity_rise, LOSS)
     if found[NUMBER]:
         hold("number_error", float(np.max(found[NUMBER])), limits.number_error, NUMBER)
     if found[RAW]:
@@ -312,10 +326,12 @@ def _distance(expected: Record, actual: np.ndarray, spread: float) -> float:
     difference = np.where(equal, 0.0, np.abs(np.where(equal, 0.0, ours) - np.where(equal, 0.0, theirs)))
     if expected.kind == VECTOR:
         return _cosine(np.where(np.isinf(ours) & equal, 0.0, ours), np.where(np.isinf(theirs) & equal, 0.0, theirs))
-    if expected.kind == DISTRIBUTION:
+    if expected.kind in WIDE:
         width = expected.shape[-1] if expected.shape else 1
         rows = ours.size // width if expected.positions is None else len(np.unique(expected.positions // width))
         return float(difference.sum() / 2 / max(rows, 1))
+    if expected.kind == LOSS:
+        return float((ours - theirs).mean()) if ours.size else 0.0
     largest = float(difference.max(initial=0.0))
     if expected.kind == NUMBER:
         return largest / max(spread, 1e-12)
@@ -333,10 +349,18 @@ def _cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(a @ b) / norms
 
 
+def _changed(expected: Record, actual: np.ndarray, margin: float) -> list[bool]:
+    """For each row whose top answer is clear, whether it is another one."""
+    if expected.top is None or expected.lead is None or not actual.size:
+        return []
+    tops = actual.reshape(-1, actual.shape[-1]).argmax(axis=1)
+    found: list[bool] = (tops != expected.top)[expected.lead >= margin].tolist()
+    return found
+
+
 def _flipped(expected: Record, actual: np.ndarray, margin: float) -> bool:
-    if expected.kind == DISTRIBUTION and expected.top is not None and expected.lead is not None and actual.size:
-        tops = actual.reshape(-1, actual.shape[-1]).argmax(axis=1)
-        return bool(((tops != expected.top) & (expected.lead >= margin)).any())
+    if expected.kind == DISTRIBUTION:
+        return any(_changed(expected, actual, margin))
     if expected.kind == INDEPENDENT:
         ours = actual.ravel() if expected.positions is None else actual.ravel()[expected.positions]
         clear = np.abs(expected.values - 0.5) >= margin / 2

@@ -12,7 +12,7 @@ import numpy as np
 
 from satchel_runtimes.golden import Answers
 from satchel_runtimes.parity import RAW, Limits, Record
-from satchel_runtimes.tasks.task import DISTRIBUTION, INDEPENDENT, NUMBER, VECTOR
+from satchel_runtimes.tasks.task import INDEPENDENT, NUMBER, VECTOR, WIDE
 
 __all__ = ["Agreement", "agreement"]
 
@@ -41,9 +41,9 @@ def agreement(reference: Sequence[Sample], answers: Sequence[Answers], limits: L
     ]
     of = len(reference)  # a sample that is answered in another shape is answered otherwise
     found: list[Agreement] = []
-    if kinds & {DISTRIBUTION, INDEPENDENT}:
+    if kinds & {*WIDE, INDEPENDENT}:
         same = sum(all(_decides_alike(expected, actual) for expected, actual in each) for each in pairs)
-        found.append(Agreement("top answer" if DISTRIBUTION in kinds else "labels", same, of))
+        found.append(Agreement("top answer" if kinds & {*WIDE} else "labels", same, of))
     if NUMBER in kinds:
         numbers = [each.values for records in reference for each in records.values() if each.kind == NUMBER]
         limit = limits.number_error * float(np.concatenate(numbers).std())
@@ -64,7 +64,7 @@ def _at(expected: Record, actual: np.ndarray) -> np.ndarray:
 
 
 def _decides_alike(expected: Record, actual: np.ndarray) -> bool:
-    if expected.kind == DISTRIBUTION and expected.top is not None and actual.size:
+    if expected.kind in WIDE and expected.top is not None and actual.size:
         return bool((actual.reshape(-1, actual.shape[-1]).argmax(axis=1) == expected.top).all())
     if expected.kind == INDEPENDENT:
         return bool(((_at(expected, actual) > 0.5) == (expected.values > 0.5)).all())

@@ -167,9 +167,10 @@ def prepare(options: Options) -> Prepared:
             f"Will not overwrite {out}.", why="it exists already", fix="add --replace, or choose another --out"
         )
     source = find_source(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
-    if source.convolutional:
-        candidates = _candidates(options, profile, convolutional=True)
     tasks = tasks_for(source, options.task)
+    generates = task_class(tasks[0]).generates
+    if source.convolutional or generates:
+        candidates = _candidates(options, profile, convolutional=source.convolutional, generates=generates)
     candidates = tuple(
         replace(each, plan=replace(each.plan, task=tasks[0])) if each.plan is not None else each for each in candidates
     )
@@ -221,7 +222,9 @@ def _data(options: Options, source: SourceModel, task: str) -> Data | None:
     return hold_out(data) if options.held_out else data
 
 
-def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool = False) -> tuple[Candidate, ...]:
+def _candidates(
+    options: Options, profile: DeviceProfile, *, convolutional: bool = False, generates: bool = False
+) -> tuple[Candidate, ...]:
     """Every format and scheme in the profile's order, or those that the options name."""
     formats = _chosen((options.format,) if options.format else options.formats, profile.formats)
     named = (options.quantize,) if options.quantize and options.quantize != AUTO else tuple(options.schemes)
@@ -239,8 +242,10 @@ def _candidates(options: Options, profile: DeviceProfile, *, convolutional: bool
         writer = _writer(name, profile)
         room, missing = _room(writer, options)
         missing = missing or (None if options.kit else _vendors_sdk_missing(writer, profile))
-        for scheme in wanted if named else writer.preferred(wanted, convolutional):
-            made = Candidate(name, scheme, None, missing) if missing else _candidate(writer, scheme, profile, options)
+        for scheme in wanted if named else writer.preferred(wanted, convolutional, generates):
+            made = Candidate(name, scheme, None, missing)
+            if missing is None:
+                made = _candidate(writer, scheme, profile, options, generates=generates)
             found.append(dataclasses.replace(made, room=room))
     if all(each.problem for each in found):
         problem = found[0].problem
@@ -259,12 +264,22 @@ def _chosen(given: Sequence[str], profile: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options) -> Candidate:
+def _candidate(
+    writer: Format, scheme: str, profile: DeviceProfile, options: Options, *, generates: bool = False
+) -> Candidate:
     wanted = {"io": options.io_dtype}
+    if generates:
+        wanted["generates"] = "yes"
     for name in ("opset", "calibration_method", "min_cosine"):
         if getattr(options, name) is not None:
             wanted[name] = str(getattr(options, name))
     try:
+        if generates and not writer.caches:
+            raise SupportError(
+                f"Cannot convert what writes text to {writer.name}.",
+                why="its graphs keep no cache between calls yet",
+                fix="convert to onnx",
+            )
         plan = writer.plan(writer.scheme(scheme), profile, wanted)
     except SupportError as problem:
         return Candidate(writer.name, scheme, None, problem)

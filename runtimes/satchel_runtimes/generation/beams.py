@@ -88,6 +88,7 @@ def _largest(values: np.ndarray, count: int) -> np.ndarray:
 def _sampled(scores: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
     """Places by chance, none twice."""
     flat = scores.ravel()
-    chances = softmax(flat).astype(np.float64)
+    chances: np.ndarray = softmax(flat).astype(np.float64)
     count = min(count, int((chances > 0).sum()))
-    return random.choice(len(flat), count, replace=False, p=chances / chances.sum())
+    found: np.ndarray = random.choice(len(flat), count, replace=False, p=chances / chances.sum())
+    return found

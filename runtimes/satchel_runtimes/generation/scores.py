@@ -199,8 +199,9 @@ class _Decay:
     def __call__(self, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         over = len(ids) - self.start
         if over > 0:
-            values = scores[self.eos]
-            scores[self.eos] = values + np.abs(values) * np.float32(math.pow(self.factor, over) - 1)
+            possible = self.eos[np.isfinite(scores[self.eos])]
+            values = scores[possible]
+            scores[possible] = values + np.abs(values) * np.float32(math.pow(self.factor, over) - 1)
         return scores
 
 
@@ -258,7 +259,7 @@ class _Typical:
     def __call__(self, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         logs = log_softmax(scores)
         chances = np.exp(logs)
-        entropy = -float(np.nansum(np.where(chances > 0, logs * chances, 0.0)))
+        entropy = _entropy(logs, chances)
         away = np.abs(-logs - np.float32(entropy))
         order = np.argsort(away, kind="stable")
         last = min(int((np.cumsum(softmax(scores[order])) < self.mass).sum()), len(order) - 1)
@@ -280,10 +281,14 @@ class _Cutoff:
         chances, limit = softmax(scores), self.epsilon
         if self.by_entropy:
             logs = log_softmax(scores)
-            entropy = -float(np.where(chances > 0, logs * chances, 0.0).sum())
-            limit = min(self.epsilon, math.sqrt(self.epsilon) * math.exp(-entropy))
+            limit = min(self.epsilon, math.sqrt(self.epsilon) * math.exp(-_entropy(logs, chances)))
         out = chances < limit
         least = min(self.least, len(scores))
         out &= scores < np.partition(scores, -least)[-least]
         scores[out] = _NEVER
         return scores
+
+
+def _entropy(logs: np.ndarray, chances: np.ndarray) -> float:
+    possible = chances > 0
+    return -float((logs[possible] * chances[possible]).sum())

@@ -71,7 +71,7 @@ def one_by_one(
     """Greedy search, or sampling: what came to each prompt, None where its text had ended before."""
     longest = [prompt.longest(config) for prompt in prompts]
     rules = [prompt.rules(config) for prompt in prompts]
-    written = [np.empty(most, dtype=np.int64) for most in longest]
+    written: list[np.ndarray] = [np.empty(most, dtype=np.int64) for most in longest]
     for ids, prompt in zip(written, prompts):
         ids[: len(prompt.ids)] = prompt.ids
     counts = [len(prompt.ids) for prompt in prompts]

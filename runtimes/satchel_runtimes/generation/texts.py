@@ -27,7 +27,7 @@ class Texts:
     ) -> None:
         self._session, self._beside = session, dict(beside or {})
         self._cache: Any = session.new_state(count, longest)  # Any: the engine's own
-        self.lengths = np.zeros(count, dtype=np.int64)
+        self.lengths: np.ndarray = np.zeros(count, dtype=np.int64)
 
     @property
     def count(self) -> int:
@@ -62,7 +62,9 @@ class Texts:
 
     def _run(self, tokens: Sequence[np.ndarray], places: np.ndarray) -> Tensors:
         longest = max(map(len, tokens))
-        ids = np.zeros((len(tokens), longest), dtype=np.int64)  # what pads a text is written over by its next token
+        ids: np.ndarray = np.zeros(
+            (len(tokens), longest), dtype=np.int64
+        )  # what pads a text is written over by its next token
         for row, each in enumerate(tokens):
             ids[row, : len(each)] = each
         counts = np.array([len(each) for each in tokens], dtype=np.int64)

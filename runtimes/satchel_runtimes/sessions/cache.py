@@ -29,7 +29,9 @@ class Cache:
     def __init__(self, specs: Sequence[TensorSpec], batch: int, capacity: int) -> None:
         self._specs = tuple(specs)
         self.batch, self.capacity = batch, capacity
-        self.arrays = {spec.name: np.zeros(self._shape(spec), spec.dtype) for spec in self._specs}
+        self.arrays: dict[str, np.ndarray] = {
+            spec.name: np.zeros(self._shape(spec), spec.dtype) for spec in self._specs
+        }
         self.version = 0  # counts the times that arrays were exchanged
 
     @property

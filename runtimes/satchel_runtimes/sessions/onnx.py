@@ -65,6 +65,8 @@ class _OnnxSession:
         binding = cache.binding
         for spec in self.inputs:
             binding.bind_cpu_input(spec.name, np.ascontiguousarray(tensors[spec.name]))
+        for name in self._names:  # anew, or the engine would write over what the last call returned
+            binding.bind_output(name, "cpu")
         engine.run_with_iobinding(binding)
         return {name: value.numpy() for name, value in zip(self._names, binding.get_outputs())}
 

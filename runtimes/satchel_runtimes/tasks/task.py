@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..examples import Example
-from ..manifest import TaskEntry, TensorSpec
+from ..manifest import Graph, TaskEntry, TensorSpec
 from ..sessions import Session, Tensors
 
 __all__ = ["LABEL_COLUMNS", "TEXT_COLUMNS", "Files", "ModelFacts", "Row", "Task", "log_softmax", "sigmoid", "softmax"]
@@ -29,6 +29,8 @@ LABEL_COLUMNS = ("label", "labels", "category", "class")
 
 # How parity compares an array of what the user sees; see `satchel_runtimes.parity`.
 VECTOR, DISTRIBUTION, INDEPENDENT, NUMBER = "vector", "distribution", "independent", "number"
+NEXT, LOSS = "next", "loss"  # of a language model: what may come next, and minus the logarithm of what came
+WIDE = (DISTRIBUTION, NEXT)  # those with a top answer
 
 # Rows are sorted by length within blocks of this many batches, so that a long list does not lie in memory at once.
 _BATCHES_PER_BLOCK = 64
@@ -95,6 +97,7 @@ class Task(ABC):
     joint: ClassVar[tuple[str, ...]] = ()  # those of `judged` that take all rows of an input, and that `join` returns
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
     batch_size: ClassVar[int] = 8
+    generates: ClassVar[bool] = False  # writes token by token, with a cache
 
     # What the converter must know, as plain data.
     auto_model: ClassVar[str]  # the Auto class of transformers that brings the head; "architecture": its own class
@@ -223,6 +226,10 @@ class Task(ABC):
     ) -> Iterator[tuple[int, Tensors]]:
         """What the graphs answer to rows, as parity compares it."""
         return forward(graphs, rows, batch_size)
+
+    def given(self, row: Row, graph: Graph) -> Tensors:
+        """All inputs of the bare graph for one row."""
+        return {name: array[None] for name, array in row.tensors.items()}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """What is measured: a run of each graph on its row, one after the other.

@@ -12,9 +12,10 @@ import numpy as np
 from ..chat import Template, check_messages
 from ..errors import UsageError
 from ..generation import GenerationConfig, Prompt, Stops, generate, never, stream
-from ..manifest import Step, TaskEntry
+from ..manifest import Graph, Step, TaskEntry
 from ..sessions import Session, Tensors
-from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
+from ..sessions.cache import Cache
+from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
 from .text import TextTask, tokenize_step, wrong_type
 
 __all__ = ["TASK", "GenerativeTask"]
@@ -30,9 +31,10 @@ class GenerativeTask(TextTask):
     come next after each.
     """
 
-    judged = {"scores": DISTRIBUTION}
+    judged = {"scores": NEXT, "losses": LOSS}
     outputs = ("logits",)
     component = "model"
+    generates = True
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -55,7 +57,9 @@ class GenerativeTask(TextTask):
         return {**self.options, **own, "config": config}
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
-        return {"scores": softmax(outputs["logits"])}
+        logits, ids = outputs["logits"], row.tensors["input_ids"]
+        came = ids[len(ids) - len(logits) + 1 :]  # of each token but the last, the next one
+        return {"scores": softmax(logits), "losses": -log_softmax(logits[:-1])[np.arange(len(came)), came]}
 
     def stops(self, config: GenerationConfig) -> Stops:
         """Whether a text ends, because its last token completed one of the strings that stop it."""
@@ -255,6 +259,12 @@ class TextGeneration(GenerativeTask):
                 found.append(texts.step(np.array(tokens)))
             for row, (i, count) in enumerate(zip(group, steps)):
                 yield i, {"logits": np.stack([each[row] for each in found[: count + 1]])}
+
+    def given(self, row: Row, graph: Graph) -> Tensors:
+        ids = row.tensors["input_ids"][None]
+        places = np.arange(ids.shape[1])[None]
+        cache = Cache(graph.caches, 1, ids.shape[1])
+        return {"input_ids": ids, "position_ids": places, "logits_positions": places, **cache.arrays}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """One more token, behind a text of so many."""

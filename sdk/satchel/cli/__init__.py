@@ -19,6 +19,7 @@ _COMMANDS = {
     "train": ("train", "Train a model, or a new head on it, on labelled data."),
     "compress": ("train", "Make a model smaller: trim, prune, distil."),
     "predict": ("predict", "Answer inputs with a bundle."),
+    "chat": ("chat", "Talk with a language model in a bundle."),
     "evaluate": ("evaluate", "Judge a bundle's answers on labelled data, beside the model's own."),
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),

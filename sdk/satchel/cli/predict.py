@@ -12,7 +12,7 @@ import click
 
 from .show import as_json
 
-__all__ = ["predict"]
+__all__ = ["option_of", "predict"]
 
 _BLOCK = 512  # inputs of a stream that are answered together
 
@@ -70,7 +70,7 @@ def predict(
             why="no INPUTS, no --file, and nothing on stdin",
             fix="name a text, or a picture",
         )
-    given = dict(_option(each) for each in options)
+    given = dict(option_of(each) for each in options)
     with load(
         bundle,
         task=task,
@@ -107,7 +107,8 @@ def _short(item: Any) -> str:
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _option(given: str) -> tuple[str, Any]:
+def option_of(given: str) -> tuple[str, Any]:
+    """A name and its value, from NAME=VALUE."""
     from satchel_runtimes.errors import UsageError
 
     name, equals, value = given.partition("=")

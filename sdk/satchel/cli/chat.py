@@ -1,0 +1,125 @@
+"""satchel chat"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .predict import option_of
+
+if TYPE_CHECKING:
+    from satchel_runtimes import Predictor
+
+__all__ = ["chat"]
+
+_HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it; Ctrl-C stops an answer"
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--system", help="What the model is told before the conversation.")
+@click.option("--max-new-tokens", type=int, default=512, show_default=True, help="The longest answer.")
+@click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="Of generation, e.g. do_sample=true.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["forget", "refuse"]),
+    default="forget",
+    show_default=True,
+    help="Where the conversation outgrows the model: forget its oldest turns, or stop.",
+)
+@click.option("--threads", type=int, help="Threads of the engine.")
+@click.option("--json", "json_", is_flag=True, help="One message per line, in and out.")
+def chat(
+    bundle: Path,
+    system: str | None,
+    max_new_tokens: int,
+    options: tuple[str, ...],
+    overflow: str,
+    threads: int | None,
+    json_: bool,
+) -> None:
+    """Talk with the language model in BUNDLE.
+
+    Each line on standard input is a message; the answer appears as it is made.
+
+    \b
+    satchel chat smollm2.satchel
+    echo "What is the capital of France?" | satchel chat smollm2.satchel --max-new-tokens 40
+    """
+    from satchel_runtimes import load
+    from satchel_runtimes.errors import UsageError
+
+    given = {"max_new_tokens": max_new_tokens, **dict(option_of(each) for each in options)}
+    asks = sys.stdin.isatty()
+    with load(bundle, task="text-generation", threads=threads, verify="once") as predictor:
+        if asks:
+            click.echo(f"{predictor.manifest.name}; {_HELP}", err=True)
+        start = [{"role": "system", "content": system}] if system else []
+        messages = list(start)
+        while True:
+            line = _line(asks)
+            if line is None or line == "/exit":
+                return
+            if line == "/reset":
+                messages = list(start)
+                continue
+            if not line.strip():
+                continue
+            messages.append(json.loads(line) if json_ else {"role": "user", "content": line})
+            if overflow == "forget":
+                messages = _shortened(predictor, messages, len(start), given)
+            try:
+                said = _answer(predictor, messages, given, quiet=json_)
+            except UsageError:
+                if not asks:
+                    raise
+                messages.pop()
+                raise
+            messages.append({"role": "assistant", "content": said})
+            if json_:
+                click.echo(json.dumps(messages[-1], ensure_ascii=False))
+
+
+def _line(asks: bool) -> str | None:
+    try:
+        if asks:
+            return input("> ")
+    except (EOFError, KeyboardInterrupt):
+        click.echo()
+        return None
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
+def _answer(predictor: Predictor, messages: list[dict[str, Any]], given: dict[str, Any], *, quiet: bool) -> str:
+    said = ""
+    try:
+        for piece in predictor.stream(messages, **given):
+            said += piece
+            if not quiet:
+                click.echo(piece, nl=False)
+    except KeyboardInterrupt:
+        pass  # what was said so far stays in the conversation
+    if not quiet:
+        click.echo()
+    return said
+
+
+def _shortened(
+    predictor: Predictor, messages: list[dict[str, Any]], fixed: int, given: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Without its oldest turns, as many as leave room for an answer; what the model is told before them stays."""
+    task: Any = predictor.open_task("text-generation")
+    room = task.max_length - min(int(given["max_new_tokens"]), task.max_length // 2)
+    forgotten = 0
+    while len(messages) > fixed + 1 and len(task.ids_of(messages, {})) > room:
+        count = 2 if len(messages) > fixed + 2 else 1  # a question goes with its answer
+        messages = messages[:fixed] + messages[fixed + count :]
+        forgotten += count
+    if forgotten:
+        click.echo(f"(the oldest {forgotten} messages no longer fit and are forgotten)", err=True)
+    return messages

@@ -1,0 +1,465 @@
+"""Text from a bundle: every strategy gives the tokens that transformers gives, streams give the same text in pieces."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from benchmarks.matrix.rows.generators import DECODERS, decoder
+from click.testing import CliRunner
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+import satchel
+from satchel.cli import cli
+from satchel_converters.capture import capture, load_model
+from satchel_converters.onnx_export import export_component
+from satchel_converters.source import find_source
+from satchel_runtimes import Predictor, load
+from satchel_runtimes.errors import ParityError, SupportError, UsageError
+from satchel_runtimes.generation import GenerationConfig
+from satchel_runtimes.generation.assisted import _confirmed
+from satchel_runtimes.generation.scores import apply, rules_of
+from satchel_runtimes.manifest import TensorSpec
+from satchel_runtimes.sessions.cache import Cache
+from satchel_runtimes.tasks.text_generation import TextGeneration
+
+PROMPTS = ("Where is the order", "The small model answers quickly and keeps", "A")
+CONVERSATION = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is my order?"}]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("writers")
+    torch.manual_seed(0)
+    decoder("llama", made / "model", max_position_embeddings=192)
+    decoder("llama", made / "assistant", seed=1, num_hidden_layers=1, max_position_embeddings=192)
+    return made
+
+
+def converted(model: Path, **options: Any) -> Path:
+    out = model.with_suffix(".satchel")
+    return satchel.convert(model, device="generic-x86-64", quantize="fp32", prefer="size", out=out, **options)
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> Predictor:
+    return load(converted(folder / "model"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def assistant(folder: Path) -> Predictor:
+    return load(converted(folder / "assistant"), threads=1)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+
+
+@pytest.fixture(scope="module")
+def reader(folder: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(folder / "model")
+
+
+def expected(model: Any, reader: Any, prompt: str, **options: Any) -> list[str]:
+    ids = reader(prompt, return_tensors="pt")
+    with torch.inference_mode():
+        found = model.generate(**ids, **options)
+    return [reader.decode(each[ids["input_ids"].shape[1] :], skip_special_tokens=True) for each in found]
+
+
+def written(opened: Predictor, prompt: Any, **options: Any) -> list[Any]:
+    return [each["generated_text"] for each in opened.predict(prompt, return_full_text=False, **options)]
+
+
+class TestStrategies:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"max_new_tokens": 40},
+            {"max_length": 24},
+            {"max_new_tokens": 30, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
+            {"max_new_tokens": 12, "min_new_tokens": 10, "suppress_tokens": [5, 9], "forced_eos_token_id": 2},
+            {"max_new_tokens": 12, "bad_words_ids": [[300], [301, 302]], "begin_suppress_tokens": [40, 41]},
+            {"max_new_tokens": 12, "sequence_bias": [[[300], 5.0], [[301, 302], -2.0]]},
+            {"max_new_tokens": 20, "exponential_decay_length_penalty": (5, 1.5)},
+            {"max_new_tokens": 15, "num_beams": 3},
+            {"max_new_tokens": 15, "num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.4},
+            {"max_new_tokens": 15, "num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 2},
+            {"max_new_tokens": 15, "num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
+            {"max_new_tokens": 20, "prompt_lookup_num_tokens": 3},
+        ],
+        ids=str,
+    )
+    def test_tokens_are_those_of_transformers(
+        self, opened: Predictor, model: Any, reader: Any, options: Mapping[str, Any]
+    ) -> None:
+        for prompt in PROMPTS:
+            found = written(opened, prompt, do_sample=False, **options)
+
+            assert found == expected(model, reader, prompt, do_sample=False, **options)
+            assert any(found)
+
+    def test_texts_of_different_lengths_are_written_side_by_side_as_alone(self, opened: Predictor) -> None:
+        options = {"max_new_tokens": 30, "return_full_text": False}
+
+        together = opened.predict(list(PROMPTS), **options)
+
+        assert together == [opened.predict(prompt, **options) for prompt in PROMPTS]
+
+    def test_an_assistant_changes_the_calls_and_not_the_text(
+        self, opened: Predictor, assistant: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for prompt in PROMPTS:
+            alone = written(opened, prompt, max_new_tokens=30)
+
+            assert written(opened, prompt, max_new_tokens=30, assistant_model=assistant) == alone
+
+        calls = []
+        session = opened.graphs["model"]
+        run = session.run
+        monkeypatch.setattr(session, "run", lambda *given: calls.append(1) or run(*given))
+        written(opened, PROMPTS[0], max_new_tokens=31, assistant_model=opened)
+        assert len(calls) < 31 * 2 - 20  # of the guesses, all of which it confirms, and of itself
+
+    def test_sampling_repeats_with_its_seed_and_takes_what_the_rules_leave(self, opened: Predictor) -> None:
+        options = {"max_new_tokens": 25, "do_sample": True, "temperature": 1.5}
+        first, again, other = (written(opened, PROMPTS[0], seed=seed, **options) for seed in (3, 3, 4))
+
+        assert first == again != other
+        greedy = written(opened, PROMPTS[0], max_new_tokens=25)
+        assert written(opened, PROMPTS[0], max_new_tokens=25, do_sample=True, top_k=1) == greedy
+        assert len(set(written(opened, PROMPTS[0], num_return_sequences=4, seed=1, **options))) == 4
+
+    def test_guesses_that_are_drawn_leave_the_chances_as_they_are(self) -> None:
+        random = np.random.default_rng(0)
+        own, theirs = np.array([0.5, 0.3, 0.15, 0.05]), np.array([0.1, 0.2, 0.3, 0.4])
+        logits = np.log(np.stack([own, own])).astype(np.float32)
+        counts = np.zeros(4)
+        for _ in range(8000):
+            guess = random.choice(4, 1, p=theirs)
+            came, _ = _confirmed(np.array([0]), guess, theirs[None], logits, [], True, random)
+            counts[came[0]] += 1
+
+        # Three standard deviations of 8000 draws are 0.017 at most.
+        np.testing.assert_allclose(counts / 8000, own, atol=0.017)
+
+    def test_contrastive_search_follows_its_definition(self, opened: Predictor, model: Any, reader: Any) -> None:
+        alpha, count, steps = 0.6, 4, 12
+        ids = reader(PROMPTS[1])["input_ids"]
+        start = len(ids)
+        for _ in range(steps):
+            with torch.inference_mode():
+                chances = model(torch.tensor([ids])).logits[0, -1].softmax(-1)
+                likely = chances.topk(count).indices.tolist()
+                states = [
+                    model(torch.tensor([[*ids, token]]), output_hidden_states=True).hidden_states[-1][0]
+                    for token in likely
+                ]
+            cosines = [torch.cosine_similarity(each[:-1], each[-1:], dim=-1).max() for each in states]
+            scores = [(1 - alpha) * chances[t] - alpha * c for t, c in zip(likely, cosines, strict=True)]
+            ids.append(likely[int(torch.stack(scores).argmax())])
+
+        (found,) = written(opened, PROMPTS[1], penalty_alpha=alpha, top_k=count, max_new_tokens=steps)
+
+        assert found == reader.decode(ids[start:], skip_special_tokens=True)
+        assert found != written(opened, PROMPTS[1], max_new_tokens=steps)[0]
+
+    def test_a_string_that_stops_ends_the_text_with_it(self, opened: Predictor, model: Any, reader: Any) -> None:
+        (whole,) = written(opened, PROMPTS[0], max_new_tokens=40)
+        stop = whole[8:11]
+
+        found = written(opened, PROMPTS[0], max_new_tokens=40, stop_strings=[stop])
+
+        theirs = expected(model, reader, PROMPTS[0], max_new_tokens=40, stop_strings=[stop], tokenizer=reader)
+        assert found == theirs
+        assert stop in found[0] and len(found[0]) < len(whole)
+        assert written(opened, PROMPTS[0], max_new_tokens=40, stop_strings=["never said"]) == [whole]
+
+
+@settings(max_examples=150, deadline=None)  # scores so near that no chance is zero: those come in any order
+@given(
+    ids=st.lists(st.integers(0, 19), min_size=1, max_size=12),
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.floats(0.1, 4),
+    rules=st.fixed_dictionaries(
+        {},
+        optional={
+            "temperature": st.floats(0.5, 3),
+            "top_k": st.integers(0, 25),
+            "top_p": st.floats(0.05, 1),
+            "min_p": st.floats(0, 1),
+            "typical_p": st.floats(0.05, 1),
+            "epsilon_cutoff": st.floats(0, 0.5),
+            "eta_cutoff": st.floats(0, 0.5),
+            "repetition_penalty": st.floats(0.5, 2),
+            "no_repeat_ngram_size": st.integers(0, 3),
+            "min_length": st.integers(0, 14),
+            "min_new_tokens": st.integers(1, 5),
+            "bad_words_ids": st.lists(st.lists(st.integers(0, 19), min_size=1, max_size=2), min_size=1, max_size=3),
+            "suppress_tokens": st.lists(st.integers(0, 19), min_size=1, max_size=3),
+            "begin_suppress_tokens": st.lists(st.integers(0, 19), min_size=1, max_size=3),
+            "forced_eos_token_id": st.integers(0, 19),
+            "exponential_decay_length_penalty": st.tuples(st.integers(0, 5), st.floats(1, 1.2)),
+            "renormalize_logits": st.booleans(),
+            "num_beams": st.integers(1, 2),
+        },
+    ),
+    prompt=st.integers(1, 12),
+)
+def test_scores_are_changed_as_transformers_changes_them(
+    ids: list[int], seed: int, scale: float, rules: dict[str, Any], prompt: int
+) -> None:
+    assume(rules.get("forced_eos_token_id") not in rules.get("suppress_tokens", []))  # refused there
+    prompt = min(prompt, len(ids))
+    logits = (np.random.default_rng(seed).normal(size=20) * scale).astype(np.float32)
+    longest = prompt + 6
+    plain = {"top_k": 0, "do_sample": True, "eos_token_id": 2}
+    theirs = transformers.GenerationConfig(**{**plain, **rules}, max_length=longest, pad_token_id=0)
+    theirs._eos_token_tensor = torch.tensor([2])
+    config = transformers.LlamaConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=20)
+    generator = transformers.LlamaForCausalLM(config)
+    chain = generator._get_logits_processor(
+        theirs, prompt, torch.tensor([ids[:prompt]]), None, [], "cpu", {}, None, None
+    )
+
+    ours = GenerationConfig().changed({**plain, **rules})
+
+    found = apply(rules_of(ours, prompt, longest), np.array(ids), logits)
+    wanted = chain(torch.tensor([ids]), torch.tensor(logits)[None])[0].numpy()
+    assume(not np.isnan(wanted).any())  # of a penalty on what cannot come, which is left as it is here
+    np.testing.assert_array_equal(np.isinf(found), np.isinf(wanted))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)  # float32 in another order
+
+
+class TestStreams:
+    def test_the_pieces_are_the_answer(self, opened: Predictor) -> None:
+        pieces = list(opened.stream(PROMPTS[0], max_new_tokens=40))
+
+        assert "".join(pieces) == written(opened, PROMPTS[0], max_new_tokens=40)[0]
+        assert len(pieces) > 5
+
+    @pytest.mark.parametrize(
+        "text", ["naïve café — 電車は来ます 👩‍👩‍👧‍👦🏳️‍🌈\nüber\n\nalles", "a\u0301e\u0302 \u202bعربى", "日"]
+    )
+    def test_no_character_is_split(self, opened: Predictor, reader: Any, text: str) -> None:
+        from satchel_runtimes.tasks.text_generation import _Pieces
+
+        task = opened.open_task("text-generation")
+        assert isinstance(task, TextGeneration)
+        pieces = _Pieces(task, reader("Say it:", add_special_tokens=False)["input_ids"])
+        found = [pieces.add(token) for token in reader(text, add_special_tokens=False)["input_ids"]]
+
+        assert "".join(found) + pieces.rest() == text
+        assert not any("\ufffd" in each for each in found)
+
+    def test_a_stream_may_be_left_or_cancelled_at_any_token(self, opened: Predictor) -> None:
+        stream = opened.stream(PROMPTS[0], max_new_tokens=100)
+        first = next(stream)
+        stream.close()  # type: ignore[attr-defined]  # a generator
+        event = threading.Event()
+        event.set()
+
+        assert first and len(list(opened.stream(PROMPTS[0], max_new_tokens=100, cancel=event))) <= 1
+        assert written(opened, PROMPTS[0], max_new_tokens=5)
+
+
+class TestChat:
+    def test_a_conversation_takes_the_form_of_the_template(self, opened: Predictor, model: Any, reader: Any) -> None:
+        tools = [{"type": "function", "function": {"name": "träume", "parameters": {"a": "<b>"}}}]
+        for asked in ({}, {"tools": tools}):
+            given = reader.apply_chat_template(
+                CONVERSATION, add_generation_prompt=True, return_tensors="pt", return_dict=True, **asked
+            )["input_ids"]
+            with torch.inference_mode():
+                ids = model.generate(given, max_new_tokens=20, do_sample=False)[0, given.shape[1] :]
+
+            (answer,) = opened.predict(CONVERSATION, max_new_tokens=20, **asked)
+
+            said = {"role": "assistant", "content": reader.decode(ids, skip_special_tokens=True)}
+            assert answer["generated_text"] == [*CONVERSATION, said]
+
+    def test_the_assistants_own_last_message_goes_on(self, opened: Predictor) -> None:
+        begun = [*CONVERSATION, {"role": "assistant", "content": "It is"}]
+
+        (answer,) = opened.predict(begun, max_new_tokens=5)
+
+        assert len(answer["generated_text"]) == 3
+        assert answer["generated_text"][-1]["content"].startswith("It is")
+
+    def test_the_terminal_holds_a_conversation(self, opened: Predictor) -> None:
+        path = str(opened.bundle.path)
+        lines = "Hello\n\nWhere is it?\n/reset\nHello\n/exit\n"
+
+        found = CliRunner().invoke(cli, ["chat", path, "--max-new-tokens", "6", "--threads", "1"], input=lines)
+
+        assert found.exit_code == 0, found.output
+        first, second, third = found.stdout.split("\n")[:3]
+        assert first == third != second
+
+    def test_what_the_model_cannot_hold_any_more_is_forgotten_from_the_beginning(self, opened: Predictor) -> None:
+        path = str(opened.bundle.path)
+        lines = "The order that I placed on Monday has not arrived yet.\n" * 8
+
+        found = CliRunner().invoke(cli, ["chat", path, "--max-new-tokens", "20", "--system", "Be short."], input=lines)
+        refused = CliRunner().invoke(cli, ["chat", path, "--overflow", "refuse"], input=lines)
+
+        assert found.exit_code == 0, found.output
+        assert "are forgotten" in found.stderr
+        assert isinstance(refused.exception, UsageError) or refused.exit_code == 2
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"temperature": 0}, "do_sample=False"),
+            ({"num_beams": 0}, "from 1 up"),
+            ({"top_p": 1.5}, "from 0 to 1"),
+            ({"num_return_sequences": 2}, "1 beam gives as many"),
+            ({"top_q": 1}, "no such setting"),
+            ({"early_stopping": "soon"}, "True, False or 'never'"),
+            ({"num_beams": 3, "num_beam_groups": 2}, "as many groups alike"),
+        ],
+        ids=str,
+    )
+    def test_settings_that_mean_nothing(self, opened: Predictor, options: dict[str, Any], words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            opened.predict("A", **options)
+
+    def test_a_prompt_longer_than_the_model_can_hold(self, opened: Predictor) -> None:
+        long = "word " * 300
+
+        with pytest.raises(UsageError, match="192 in all"):
+            opened.predict(long)
+
+        (answer,) = opened.predict(long, handle_long_generation="hole", max_new_tokens=10, return_full_text=False)
+        assert answer["generated_text"]
+
+    def test_text_ends_where_the_model_cannot_hold_more(self, opened: Predictor) -> None:
+        endless = {"suppress_tokens": [2]}
+
+        assert written(opened, "A", max_new_tokens=1000, **endless) == written(opened, "A", max_length=192, **endless)
+
+    def test_a_model_without_a_template_holds_no_conversation(self, folder: Path, tmp_path: Path) -> None:
+        model = transformers.AutoTokenizer.from_pretrained(folder / "model")
+        decoder("llama", tmp_path / "mute")
+        model.chat_template = None
+        (tmp_path / "mute" / "chat_template.jinja").unlink()
+        model.save_pretrained(tmp_path / "mute")
+
+        with load(converted(tmp_path / "mute")) as opened, pytest.raises(UsageError, match="no chat template"):
+            opened.predict(CONVERSATION)
+
+    def test_messages_that_are_none(self, opened: Predictor) -> None:
+        with pytest.raises(UsageError, match="the system speaks first"):
+            opened.predict([CONVERSATION[1], CONVERSATION[0]])
+        with pytest.raises(UsageError, match="reads text alone"):
+            opened.predict([{"role": "user", "content": [{"type": "image", "url": "a.png"}]}])
+        with pytest.raises(UsageError, match="no 'role' and 'content'"):
+            opened.predict([{"role": "user", "text": "Hi"}])
+
+    def test_an_assistant_with_another_vocabulary(self, opened: Predictor, tmp_path: Path) -> None:
+        decoder("llama", tmp_path / "other")
+        reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "other")
+        reader.add_tokens(["satchel"])
+        reader.save_pretrained(tmp_path / "other")
+        with load(converted(tmp_path / "other")) as other, pytest.raises(UsageError, match="another vocabulary"):
+            opened.predict("A", assistant_model=other)
+
+    def test_beams_do_not_stream(self, opened: Predictor) -> None:
+        with pytest.raises(UsageError, match="best text may change"):
+            list(opened.stream("A", num_beams=2))
+
+    def test_a_task_that_writes_no_text_does_not_stream(self, minilm_bundle: Path) -> None:
+        with load(minilm_bundle) as opened, pytest.raises(UsageError, match="does not write text"):
+            opened.stream("A")
+
+    def test_formats_without_a_cache_say_so_before_the_work(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(SupportError, match="keep no cache"):
+            satchel.convert(folder / "model", device="generic-x86-64", format="tflite", out=tmp_path / "out")
+
+    def test_a_strategy_that_generation_config_asks_for_and_is_not_here(self) -> None:
+        with pytest.raises(SupportError, match="guidance_scale"):
+            GenerationConfig.read({"guidance_scale": 1.5})
+
+
+class TestBundles:
+    @pytest.mark.parametrize("model_type", DECODERS)
+    def test_every_architecture_is_exact_with_its_cache_outside(self, model_type: str, tmp_path: Path) -> None:
+        """`capture` compares with the model token by token, `export_component` at three other shapes, a step among them."""
+        torch.manual_seed(0)
+        decoder(model_type, tmp_path / "model")
+
+        (component,) = capture(load_model(find_source(tmp_path / "model"), "text-generation"))
+        file, _ = export_component(component, 20, 9, tmp_path)
+
+        import onnx
+
+        kinds = [node.op_type for node in onnx.load(tmp_path / file, load_external_data=False).graph.node]
+        assert kinds.count("GroupQueryAttention") == 2
+
+    def test_the_cache_takes_no_more_than_its_tokens(self, opened: Predictor) -> None:
+        cache = opened.graphs["model"].new_state(3, 64)
+
+        assert cache.nbytes == 2 * 2 * 3 * 2 * 64 * 8 * 4  # layers, keys and values, texts, heads, tokens, size, bytes
+        before = {name: array.ctypes.data for name, array in cache.arrays.items()}
+        opened.graphs["model"].run(
+            {
+                "input_ids": np.full((3, 5), 7),
+                "position_ids": np.tile(np.arange(5), (3, 1)),
+                "logits_positions": np.full((3, 1), 4),
+            },
+            cache,
+        )
+        assert {name: array.ctypes.data for name, array in cache.arrays.items()} == before
+        assert all(array[:, :, :5].any() and not array[:, :, 5:].any() for array in cache.arrays.values())
+
+    def test_a_call_beyond_the_cache_is_refused(self, opened: Predictor) -> None:
+        session = opened.graphs["model"]
+        given = {name: np.zeros((1, 1), np.int64) for name in ("input_ids", "logits_positions")}
+
+        with pytest.raises(UsageError, match="holds 4 tokens of 1 text"):
+            session.run({**given, "position_ids": np.array([[4]])}, session.new_state(1, 4))
+
+    def test_the_gate_sees_a_cache_that_is_not_kept(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Cache, "hold", lambda cache, tokens: [each.fill(0) for each in cache.arrays.values()])
+
+        with pytest.raises(ParityError, match="next tokens changed|total variation|perplexity"):
+            satchel.convert(
+                folder / "model", device="generic-x86-64", quantize="fp32", prefer="size", out=tmp_path / "out.satchel"
+            )
+
+    def test_the_default_scheme_keeps_activations_in_float(self, folder: Path, tmp_path: Path) -> None:
+        out = satchel.convert(folder / "model", device="generic-x86-64", prefer="size", out=tmp_path / "out.satchel")
+
+        with load(out) as opened:
+            assert opened.manifest.target.scheme == "int8-weights"
+            assert opened.predict("A", max_new_tokens=3)
+
+
+class TestCache:
+    SPEC = TensorSpec("k", "float32", ("batch", 2, "capacity", 4))
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.lists(st.integers(0, 2), min_size=1, max_size=5), st.integers(0, 6), st.integers(1, 40))
+    def test_rows_and_room_change_and_what_was_written_stays(self, rows: list[int], used: int, room: int) -> None:
+        cache = Cache([self.SPEC], 3, 6)
+        cache.arrays["k"][:, :, :used] = np.random.default_rng(0).normal(size=(3, 2, used, 4))
+        before = cache.arrays["k"].copy()
+
+        cache.select(np.array(rows), used)
+        cache.hold(room)
+
+        found = cache.arrays["k"]
+        assert cache.batch == len(rows) and cache.capacity >= max(6, room) and found.shape[2] == cache.capacity
+        np.testing.assert_array_equal(found[:, :, :used], before[rows][:, :, :used])
