@@ -1,8 +1,9 @@
-"""The examples of docs/tasks.md, run as they stand.
+"""The examples of docs/tasks.md and docs/generation.md, run as they stand.
 
     python -m tests.task_examples [TASK …]        writes what they answer below each of them, or of those tasks
 
-A block opens one bundle by the name of its task and asks it; every expression is followed by its value in comments.
+A block opens one bundle by the name of its task, or of a real model, and asks it; every expression is followed by its value in
+comments.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from benchmarks.matrix.cell import model_of
 from benchmarks.matrix.rows import ROWS
+from benchmarks.matrix.rows.generators import decoder
 from tests import bundles
 
 import satchel
@@ -29,11 +31,12 @@ from satchel_converters.pictures import draw
 from satchel_converters.sounds import SOUNDS, write_sounds
 from satchel_runtimes.tasks import list_tasks
 
-__all__ = ["PAGE", "Example", "answers", "examples", "workplace"]
+__all__ = ["GENERATION", "PAGE", "Example", "answers", "examples", "workplace"]
 
 _ROOT = Path(__file__).resolve().parents[1]
 _REAL = runpy.run_path(str(_ROOT / "examples" / "real_models.py"))
 PAGE = _ROOT / "docs" / "tasks.md"
+GENERATION = _ROOT / "docs" / "generation.md"
 
 _FITTED = {  # models of tests/models.py
     "text-classification": "text_classifier",
@@ -47,8 +50,10 @@ _ROWS = {  # where the first row of a task is not the one
     "table-question-answering": "tapas-aggregation",
     "image-to-image": "swin2sr, any size",
 }
+_TASKS = {"smollm2": "text-generation"}  # of real models
 _SHOWN = 2  # entries of a list
 _WIDTH = 118
+_WORDS = 40  # characters of a string; what a real model wrote is shown whole
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Example:
 def examples(page: str) -> Iterator[Example]:
     """The Python blocks that open a bundle."""
     for found in re.finditer(r"```python\n(.*?)```", page, re.DOTALL):
-        task = re.match(r'model = satchel\.load\("([a-z-]+)\.satchel"\)', found.group(1))
+        task = re.match(r'model = satchel\.load\("([a-z0-9-]+)\.satchel"\)', found.group(1))
         if task:
             yield Example(task.group(1), found.group(1), found.start(1), found.end(1))
 
@@ -79,7 +84,7 @@ def workplace(folder: Path, tasks: Sequence[str]) -> None:
             _model(task, folder),
             device="generic-x86-64",
             quantize="fp32",
-            task=task,
+            task=_TASKS.get(task, task),
             prefer="size",
             out=folder / f"{task}.satchel",
         )
@@ -95,12 +100,12 @@ def answers(example: Example) -> list[tuple[ast.Expr, str]]:
             continue
         value = eval(compile(ast.Expression(node.value), example.task, "eval"), known)
         if value is not None:
-            found.append((node, shown(value)))
+            found.append((node, shown(value, 1000 if example.task in _TASKS else _WORDS)))
     known["model"].close()
     return found
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, longest: int = _WORDS) -> str:
     """A value as a reader wants it: few digits, long lists cut, arrays and pictures by their size."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {list(value.shape)}, the first {shown(value.ravel()[0])}"
@@ -109,13 +114,13 @@ def shown(value: Any) -> str:
     if hasattr(value, "getpixel"):
         return f"a picture of {value.width}x{value.height}, mode {value.mode}"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name!r}: {shown(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{name!r}: {shown(each, longest)}" for name, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        parts = [shown(each) for each in value[:_SHOWN]] + (["…"] if len(value) > _SHOWN else [])
+        parts = [shown(each, longest) for each in value[:_SHOWN]] + (["…"] if len(value) > _SHOWN else [])
         scalars = all(isinstance(each, (int, float, str)) for each in value)
-        whole = [shown(each) for each in value] if scalars else parts
+        whole = [shown(each, longest) for each in value] if scalars else parts
         return f"[{', '.join(whole)}]" if isinstance(value, list) else f"({', '.join(whole)})"
-    return repr(f"{value[:40]}…" if isinstance(value, str) and len(value) > 41 else value)
+    return repr(f"{value[:longest]}…" if isinstance(value, str) and len(value) > longest + 1 else value)
 
 
 def _model(task: str, folder: Path) -> Path:
@@ -123,9 +128,13 @@ def _model(task: str, folder: Path) -> Path:
         return bundles.model_of(_FITTED[task])
     if task in _OF_MINILM:
         return bundles.minilm()
-    if task == "image-classification":
-        found: Path = _REAL["efficientnet"]()
+    real = {"image-classification": "efficientnet", "smollm2": "smollm2"}.get(task)
+    if real is not None:
+        found: Path = _REAL[real]()
         return found
+    if task == "text-generation":
+        decoder("llama", folder / "llama")
+        return folder / "llama"
     named = _ROWS.get(task)
     return model_of(next(row for row in ROWS if row.task == task and named in (None, row.architecture)), folder)
 
@@ -159,18 +168,21 @@ def _written(example: Example) -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text("utf-8")
-    before, tasks = Path.cwd(), sys.argv[1:] or list_tasks()
-    with tempfile.TemporaryDirectory() as folder:
-        workplace(Path(folder), tasks)
-        os.chdir(folder)
-        try:
-            for example in reversed([each for each in examples(page) if each.task in tasks]):
-                print(example.task, file=sys.stderr)
-                page = page[: example.start] + _written(example) + page[example.end :]
-        finally:
-            os.chdir(before)
-    PAGE.write_text(page, "utf-8")
+    before = Path.cwd()
+    for page in (PAGE, GENERATION):
+        text = page.read_text("utf-8")
+        named = {example.task for example in examples(text)}
+        tasks = [each for each in sys.argv[1:] or sorted(named) if each in named]
+        with tempfile.TemporaryDirectory() as folder:
+            workplace(Path(folder), tasks)
+            os.chdir(folder)
+            try:
+                for example in reversed([each for each in examples(text) if each.task in tasks]):
+                    print(example.task, file=sys.stderr)
+                    text = text[: example.start] + _written(example) + text[example.end :]
+            finally:
+                os.chdir(before)
+        page.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

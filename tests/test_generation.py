@@ -326,7 +326,6 @@ class TestRefusals:
             ({"num_return_sequences": 2}, "1 beam gives as many"),
             ({"top_q": 1}, "no such setting"),
             ({"early_stopping": "soon"}, "True, False or 'never'"),
-            ({"num_beams": 3, "num_beam_groups": 2}, "as many groups alike"),
         ],
         ids=str,
     )

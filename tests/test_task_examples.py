@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.task_examples import PAGE, answers, examples, workplace
+from tests.task_examples import GENERATION, PAGE, answers, examples, workplace
 
 from satchel_runtimes.tasks import list_tasks
 
@@ -20,14 +20,17 @@ def test_every_task_has_an_example_with_its_answer() -> None:
 
     assert set(found) == set(list_tasks())
     assert all("\n# " in code for code in found.values())
+    assert all("\n# " in example.code for example in examples(GENERATION.read_text("utf-8")))
 
 
 @pytest.mark.slow
-def test_the_examples_answer_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workplace(tmp_path, list_tasks())
+@pytest.mark.parametrize("page", [PAGE, GENERATION], ids=lambda page: page.stem)
+def test_the_examples_answer_what_the_page_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = list(examples(page.read_text("utf-8")))
+    workplace(tmp_path, sorted({example.task for example in found}))
     monkeypatch.chdir(tmp_path)
 
-    for example in examples(PAGE.read_text("utf-8")):
+    for example in found:
         lines = example.code.splitlines()
         for node, answer in answers(example):
             below = itertools.takewhile(lambda line: line.startswith("# "), lines[node.end_lineno :])

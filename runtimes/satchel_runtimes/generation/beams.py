@@ -1,9 +1,5 @@
-"""Beam search, also sampled, and in groups that are kept apart.
-
-The first is that of transformers 5, including when it stops:
-https://github.com/huggingface/transformers/blob/main/src/transformers/generation/utils.py, `_beam_search`.
-Diverse groups are by Vijayakumar et al. 2018 (https://arxiv.org/abs/1610.02424), as transformers 4 had them.
-"""
+"""Beam search, also sampled, as transformers 5 has it, including when it stops:
+https://github.com/huggingface/transformers/blob/main/src/transformers/generation/utils.py, `_beam_search`."""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ _ABSENT: Mapping[str, tuple[Any, ...]] = {
     "low_memory": (None, False),
     "penalty": (None,),
     "dola_layers": (None,),
+    "diversity_penalty": (None, 0, 0.0),
+    "num_beam_groups": (None, 1),
     "top_h": (None,),
     "watermarking_config": (None, {}),
 }
@@ -42,7 +44,6 @@ class GenerationConfig:
 
     do_sample: bool = False
     num_beams: int = 1
-    num_beam_groups: int = 1
     penalty_alpha: Optional[float] = None  # of contrastive search
     prompt_lookup_num_tokens: Optional[int] = None
     max_matching_ngram_size: int = 2
@@ -57,7 +58,6 @@ class GenerationConfig:
     eta_cutoff: float = 0.0
     seed: Optional[int] = None
 
-    diversity_penalty: float = 0.0
     length_penalty: float = 1.0
     early_stopping: Union[bool, str] = False
     num_return_sequences: int = 1
@@ -131,7 +131,6 @@ class GenerationConfig:
             ("min_length", 0),
             ("min_new_tokens", 0),
             ("num_beams", 1),
-            ("num_beam_groups", 1),
             ("num_return_sequences", 1),
             ("num_assistant_tokens", 1),
             ("prompt_lookup_num_tokens", 1),
@@ -155,12 +154,6 @@ class GenerationConfig:
                 raise _odd(name, value, "it is a number from 0 to 1")
         if self.early_stopping not in (True, False, "never"):
             raise _odd("early_stopping", self.early_stopping, "it is True, False or 'never'")
-        if self.num_beams % self.num_beam_groups:
-            raise _odd(
-                "num_beam_groups", self.num_beam_groups, f"{self.num_beams} beams do not make as many groups alike"
-            )
-        if self.num_beam_groups > 1 and self.do_sample:
-            raise _odd("do_sample", True, "groups of beams are not sampled")
         if self.num_return_sequences > 1 and not self.do_sample and self.num_return_sequences > self.num_beams:
             raise _odd(
                 "num_return_sequences",
