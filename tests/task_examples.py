@@ -29,7 +29,6 @@ from tests import bundles
 import satchel
 from satchel_converters.pictures import draw
 from satchel_converters.sounds import SOUNDS, write_sounds
-from satchel_runtimes.tasks import list_tasks
 
 __all__ = ["GENERATION", "PAGE", "Example", "answers", "examples", "workplace"]
 

@@ -222,6 +222,7 @@ def test_the_extras_are_those_of_the_design() -> None:
             "ocr",
             "video",
             "index",
+            "chat",
         },
     }
 

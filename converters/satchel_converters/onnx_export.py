@@ -21,6 +21,7 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.toolchain import need
 
 from .component import Axis, Component, Input, Output
+from .onnx_tidy import tidy_reshapes
 from .shapes import difference, dynamic_shapes
 
 __all__ = ["export_component"]
@@ -43,7 +44,7 @@ def export_component(component: Component, opset: int, ir_version: int | None, o
     passes = need("onnx_ir.passes.common", extra="convert", to="export to ONNX", of="satchel")
     file, weights = f"{component.name}.onnx", f"{component.name}.onnx.data"
     failures: list[str] = []
-    for name, route in _ROUTES.items():
+    for name, route in {**(_OF_DECODERS if component.state else {}), **_ROUTES}.items():
         try:
             with _quiet():
                 program = route(component, opset, out)
@@ -105,6 +106,12 @@ def _by_tracing(component: Component, opset: int, out: Path) -> Any:
     return program
 
 
+def _tidied(component: Component, opset: int, out: Path) -> Any:
+    program = _by_tracing(component, opset, out)
+    tidy_reshapes(program)
+    return program
+
+
 def _named_axes(values: tuple[Input, ...] | tuple[Output, ...]) -> dict[str, dict[int, str]]:
     return {
         each.name: {place: axis.name for place, axis in enumerate(each.axes) if isinstance(axis, Axis)}
@@ -118,6 +125,7 @@ def _by_transformers(component: Component, opset: int, out: Path) -> Any:
     return exporters.OnnxExporter().export(component.module, dict(component.example), config=config).program
 
 
+_OF_DECODERS: Mapping[str, Route] = {"torch's tracing exporter, tidied": _tidied}
 _ROUTES: Mapping[str, Route] = {"torch's tracing exporter": _by_tracing, "transformers' exporter": _by_transformers}
 
 

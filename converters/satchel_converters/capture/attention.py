@@ -81,7 +81,7 @@ def attend(
     else:
         result, keys, values = _attention(*plain, s_aux)
     held.present.append((keys, values))
-    return result.reshape(query.shape[0], query.shape[2], heads, value.shape[-1]), None
+    return result.reshape(result.shape[0], result.shape[1], heads, int(value.shape[-1])), None
 
 
 class _Fused(torch.autograd.Function):
@@ -121,7 +121,7 @@ class _Fused(torch.autograd.Function):
         last = g.op("Gather", positions, constant(-1), axis_i=1)  # of each row: the places before it are its cache
         total = g.op("Add", g.op("ReduceMax", positions, keepdims_i=0), constant(1))
         softcaps = {"softcap_f": softcap} if softcap else {}
-        return g.op(
+        result, present_key, present_value = g.op(
             "com.microsoft::GroupQueryAttention",
             flat(query),
             flat(key),
@@ -137,6 +137,11 @@ class _Fused(torch.autograd.Function):
             **softcaps,
             outputs=3,
         )
+        # Said here, or the exporter casts what it does not know.
+        result.setType(query.type().with_sizes([None, None, None]))
+        present_key.setType(past_key.type())
+        present_value.setType(past_value.type())
+        return result, present_key, present_value
 
 
 def _attention(

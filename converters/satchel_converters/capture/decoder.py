@@ -21,6 +21,7 @@ from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
 from ..component import Axis, Component, Input, Output
 from . import attention
 from .attention import Held, attending
+from .rotary import fused_rotary, turns_halves
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -56,6 +57,7 @@ class Decoder(torch.nn.Module):
         self.model, self.layers, self.config = model, layers, model.config
         self.kept = _Kept(model.get_output_embeddings())
         model.set_output_embeddings(self.kept)
+        self.halves = turns_halves(model)
         self.takes_positions = POSITIONS in inspect.signature(model.forward).parameters
 
     def forward(
@@ -64,7 +66,7 @@ class Decoder(torch.nn.Module):
         self.kept.places = logits_positions
         given = {POSITIONS: position_ids} if self.takes_positions else {}
         pairs = [(past[_past(i, "key")], past[_past(i, "value")]) for i in range(self.layers)]
-        with attending(Held(position_ids, pairs)) as held:
+        with fused_rotary(self.model, self.halves), attending(Held(position_ids, pairs)) as held:
             result = self.model(input_ids=input_ids, use_cache=False, return_dict=True, **given)
         presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(_KINDS, pair)}
         assert self.kept.states is not None  # the head ran
