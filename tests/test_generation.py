@@ -30,6 +30,7 @@ from satchel_runtimes.manifest import TensorSpec
 from satchel_runtimes.sessions.cache import Cache
 from satchel_runtimes.tasks.text_generation import TextGeneration
 
+QUICK = ("gemma3_text", "gpt2", "llama", "mistral", "opt")  # norms, windows, positions, groups of heads
 PROMPTS = ("Where is the order", "The small model answers quickly and keeps", "A")
 CONVERSATION = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is my order?"}]
 
@@ -391,7 +392,10 @@ class TestRefusals:
 
 
 class TestBundles:
-    @pytest.mark.parametrize("model_type", DECODERS)
+    @pytest.mark.parametrize(
+        "model_type",
+        [pytest.param(each, marks=() if each in QUICK else pytest.mark.slow) for each in DECODERS],
+    )
     def test_every_architecture_is_exact_with_its_cache_outside(self, model_type: str, tmp_path: Path) -> None:
         """`capture` compares with the model token by token, `export_component` at three other shapes, a step among them."""
         torch.manual_seed(0)

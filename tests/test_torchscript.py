@@ -286,6 +286,7 @@ def exported(
     return component, graph
 
 
+@pytest.mark.slow
 def test_the_successor_of_the_format_answers_alike_at_any_shape(minilm: Path, tmp_path: Path) -> None:
     model = one_layer(minilm, tmp_path / "minilm")
     bundle = convert(model, tmp_path / "minilm.satchel", "fp32-export")
