@@ -31,6 +31,7 @@ from satchel_runtimes.sessions.cache import Cache
 from satchel_runtimes.tasks.text_generation import TextGeneration
 
 QUICK = ("gemma3_text", "gpt2", "llama", "mistral", "opt")  # norms, windows, positions, groups of heads
+PLAIN = ("bloom", "gpt_oss", "mpt")  # biases and sinks that the fused attention of older engines does not take
 PROMPTS = ("Where is the order", "The small model answers quickly and keeps", "A")
 CONVERSATION = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is my order?"}]
 
@@ -407,7 +408,22 @@ class TestBundles:
         import onnx
 
         kinds = [node.op_type for node in onnx.load(tmp_path / file, load_external_data=False).graph.node]
-        assert kinds.count("GroupQueryAttention") == 2
+        assert kinds.count("GroupQueryAttention") == (0 if model_type in PLAIN else 2)
+
+    @pytest.mark.parametrize(
+        "model_type",
+        [pytest.param(each, marks=() if each == "llama" else pytest.mark.slow) for each in DECODERS],
+    )
+    def test_torchscript_writes_the_same_text(self, model_type: str, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        decoder(model_type, tmp_path / "model")
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+        reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+
+        with load(converted(tmp_path / "model", format="torchscript"), threads=1, trust=True) as opened:
+            for prompt in PROMPTS:
+                options = {"max_new_tokens": 20, "do_sample": False}
+                assert written(opened, prompt, **options) == expected(model, reader, prompt, **options)
 
     def test_the_cache_takes_no_more_than_its_tokens(self, opened: Predictor) -> None:
         cache = opened.graphs["model"].new_state(3, 64)

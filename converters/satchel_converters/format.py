@@ -145,6 +145,8 @@ class Format:
         weights alone for what writes text: with int8 activations a language model is another one."""
         static = next((each.name for each in self.schemes.values() if each.convolutions), None)
         weights = next((name for name in self.schemes if name == "int8-weights"), None)
+        if generates and weights is None:
+            return tuple(name for name in schemes if name != "int8-dynamic")
         instead = weights if generates else static if convolutional else None
         return tuple(instead if name == "int8-dynamic" and instead else name for name in schemes)
 

@@ -109,7 +109,14 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
             made = _int8_dynamic(component, 63 if plan.int8_weights == "int8-reduced" else 127)
         save_trace(trace(made, made.example), out / file)
         bind: Mapping[str, int] = {}
-        if _error(made, out / file) > _TOLERANCE:
+        wrong = _error(made, out / file)
+        if wrong > _TOLERANCE and component.state:
+            raise SupportError(
+                f"Cannot convert {component.name} to TorchScript.",
+                why=f"the trace is wrong by {wrong:.2g} of the largest logit at a length that was not traced",
+                fix="convert to onnx, or report the architecture",
+            )
+        if wrong > _TOLERANCE:
             bind = static_shapes(component, plan.buckets)[-1]
             length = length_of(bind)
             save_trace(trace(made, resized(made, 1, length, padded=True)), out / file)
@@ -121,7 +128,9 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
                     why=f"the trace is wrong by {worst:.2g} of the largest value at the shape that was traced",
                     fix="convert to another format, or report the architecture",
                 )
-        graphs.append(Graph(component.name, file, specs(component.inputs), specs(component.outputs), bind=dict(bind)))
+        given, answered = specs(component.inputs), specs(component.outputs)
+        state = dict(component.state)
+        graphs.append(Graph(component.name, file, given, answered, bind=dict(bind), state=state))
     return Artifact(out, tuple(graphs), tuple(graph.file for graph in graphs))
 
 
@@ -203,7 +212,7 @@ def _export_program(component: Component, out: Path) -> Graph:
             why=f"the program is wrong by {worst:.2g} of the largest value at a shape that was not traced",
             fix="convert to another format or scheme",
         )
-    return Graph(component.name, file, specs(component.inputs), specs(component.outputs))
+    return Graph(component.name, file, specs(component.inputs), specs(component.outputs), state=dict(component.state))
 
 
 def save_trace(traced: Any, file: Path, *, freeze: bool = True) -> None:  # Any: torch does not type its scripts
@@ -331,6 +340,7 @@ FORMAT = Format(
     schemes=SCHEMES,
     packages=("torch", "transformers"),
     extra="convert",
+    caches=True,
     plan=plan,
     export=export,
     apply=apply,

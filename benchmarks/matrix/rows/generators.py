@@ -34,15 +34,31 @@ _HEADS = {"head_dim": 8}
 
 # model_type -> its config. Windows are shorter than the texts, so that what lies beyond them shows.
 DECODERS: Mapping[str, Mapping[str, Any]] = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "codegen": {**_OLD, "rotary_dim": 4},
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "multi_query": True},
     "gemma": {**_NEW, **_HEADS},
     "gemma2": {**_NEW, **_HEADS, **_WINDOW, "query_pre_attn_scalar": 8},
     "gemma3_text": {**_NEW, **_HEADS, **_WINDOW, "query_pre_attn_scalar": 8},
     "gpt2": _OLD,
     "gpt_bigcode": {**_OLD, "multi_query": True},
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 8,
+        "max_position_embeddings": 128,
+        "intermediate_size": 48,
+    },
     "gpt_neox": _NEW,
+    "gpt_oss": {**_NEW, **_HEADS, **_WINDOW, "num_local_experts": 4},
+    "gptj": {**_OLD, "rotary_dim": 4},
     "granite": _NEW,
     "llama": {**_NEW, "tie_word_embeddings": True},
     "mistral": {**_NEW, **_WINDOW},
+    "mixtral": {**_NEW, **_WINDOW, "num_local_experts": 4},
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "expansion_ratio": 2, "max_seq_len": 128},
     "olmo2": _NEW,
     "opt": {
         "hidden_size": 32,

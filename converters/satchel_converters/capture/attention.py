@@ -65,6 +65,7 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    slopes: torch.Tensor | None = None,  # ALiBi's, one of each head: of a place's number, which shifts all scores alike
     **others: Any,  # dropout and what only other implementations read
 ) -> tuple[torch.Tensor, None]:
     """[batch, heads, sequence, head size] to [batch, sequence, heads, head size]."""
@@ -76,10 +77,10 @@ def attend(
     # The operator has one size for keys and values, of whole groups of eight.
     same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
     plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
-    if torch.onnx.is_in_onnx_export() and same and s_aux is None:
+    if torch.onnx.is_in_onnx_export() and same and s_aux is None and slopes is None:
         result, keys, values = _Fused.apply(*plain, heads, kept)  # type: ignore[no-untyped-call]  # torch's own
     else:
-        result, keys, values = _attention(*plain, s_aux)
+        result, keys, values = _attention(*plain, s_aux, slopes)
     held.present.append((keys, values))
     return result.reshape(result.shape[0], result.shape[1], heads, int(value.shape[-1])), None
 
@@ -155,6 +156,7 @@ def _attention(
     window: int,
     softcap: float,
     sinks: torch.Tensor | None,
+    slopes: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in plain operators: [batch, sequence, heads * size], and the cache with the new keys and values in it."""
     keys, values = written(past_key, key, positions), written(past_value, value, positions)
@@ -171,6 +173,9 @@ def _attention(
         seen = seen & (places > positions[:, :, None] - window)
     bias = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
     bias = bias[:, None].expand(batch, groups, length, capacity).reshape(batch, 1, groups * length, capacity)
+    if slopes is not None:
+        lines = slopes.reshape(1, kept, groups, 1, 1) * places
+        scores = scores + lines.expand(1, kept, groups, length, capacity).reshape(1, kept, groups * length, capacity)
     scores = scores + bias
     if sinks is not None:
         sink = sinks.reshape(1, kept, groups, 1).expand(batch, kept, groups, length)
@@ -192,4 +197,8 @@ def written(past: torch.Tensor, new: torch.Tensor, positions: torch.Tensor) -> t
             return torch.where(here, new, past)
         index = offset.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(past.shape)
         return torch.where(here, new.gather(2, index), past)
-    return past.scatter(2, positions[:, None, :, None].expand(new.shape), new)
+    index = positions[:, None, :, None].expand(new.shape)
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # documented, without types
+    if tracing and not torch.onnx.is_in_onnx_export():
+        return past.scatter_(2, index, new)  # TorchScript writes the cache where it lies; only the example is lost
+    return past.scatter(2, index, new)

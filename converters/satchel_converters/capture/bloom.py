@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from ..component import Component
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["capture", "gelu"]
 
 
-def _gelu(self: Any, x: torch.Tensor) -> torch.Tensor:
+def gelu(self: Any, x: torch.Tensor) -> torch.Tensor:
     """The same approximation by the hyperbolic tangent."""
     return torch.nn.functional.gelu(x, approximate="tanh")
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    return capture_rewritten(loaded, {"BloomGelu": _gelu})
+    return capture_rewritten(loaded, {"BloomGelu": gelu})

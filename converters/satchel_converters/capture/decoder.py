@@ -21,6 +21,8 @@ from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
 from ..component import Axis, Component, Input, Output
 from . import attention
 from .attention import Held, attending
+from .older_decoders import OLDER
+from .rewrite import rewritten
 from .rotary import fused_rotary, turns_halves
 
 if TYPE_CHECKING:
@@ -68,6 +70,12 @@ class Decoder(torch.nn.Module):
         pairs = [(past[_past(i, "key")], past[_past(i, "value")]) for i in range(self.layers)]
         with fused_rotary(self.model, self.halves), attending(Held(position_ids, pairs)) as held:
             result = self.model(input_ids=input_ids, use_cache=False, return_dict=True, **given)
+        if len(held.present) != self.layers:
+            raise SupportError(
+                f"Cannot capture {type(self.model).__name__} with its cache.",
+                why=f"{len(held.present)} of its {self.layers} layers asked for attention where transformers lets others in",
+                fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
+            )
         presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(_KINDS, pair)}
         assert self.kept.states is not None  # the head ran
         return {"logits": result.logits, STATES: self.kept.states, **presents}
@@ -77,11 +85,11 @@ _KINDS = ("key", "value")
 
 
 def _past(layer: int, kind: str) -> str:
-    return f"past_key_values.{layer}.{kind}"
+    return f"past_{kind}_{layer}"
 
 
 def _present(layer: int, kind: str) -> str:
-    return f"present.{layer}.{kind}"
+    return f"present_{kind}_{layer}"
 
 
 @dataclass
@@ -134,8 +142,10 @@ class Reference(torch.nn.Module):
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """Raises: SupportError where the model answers otherwise with its cache outside."""
     attention.register()
-    model: Any = copy.deepcopy(loaded.model)
+    model: Any = rewritten(loaded.model, OLDER, shared=True)
     model.set_attn_implementation(attention.NAME)
+    # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
+    model.set_experts_implementation("batched_mm")
     shapes = _cache_shapes(loaded)
     module = Decoder(model, len(shapes)).eval()
     batch, sequence = Axis("batch"), Axis("sequence", maximum=loaded.source.facts.max_length)
@@ -214,13 +224,20 @@ def _check(loaded: Loaded, component: Component) -> None:
         found = []
         for first, end in [(0, prompt), *((prompt + i, prompt + i + 1) for i in range(steps))]:
             places = torch.arange(end - first)[None]
-            result = component.module(ids[:, first:end], positions[:, first:end], places, **past)
+            try:
+                result = component.module(ids[:, first:end], positions[:, first:end], places, **past)
+            except (RuntimeError, IndexError, TypeError) as error:  # of shapes that are others than the cache's
+                raise SupportError(
+                    f"Cannot capture {loaded.source.id} with its cache.",
+                    why=f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}",
+                    fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
+                ) from None
             found.append(result["logits"][0])
             past = {name: result[output] for name, output in component.state.items()}
-    error = float((torch.cat(found) - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
-    if not error <= _CLOSE:
+    worst = float((torch.cat(found) - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    if not worst <= _CLOSE:
         raise SupportError(
             f"Cannot capture {loaded.source.id} with its cache.",
-            why=f"{loaded.source.architecture} answers otherwise by {error:.2g} of its largest logit",
+            why=f"{loaded.source.architecture} answers otherwise by {worst:.2g} of its largest logit",
             fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
         )

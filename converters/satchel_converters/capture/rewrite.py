@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["capture_rewritten", "rewritten"]
 
 
-def rewritten(model: torch.nn.Module, forwards: dict[str, Callable[..., Any]]) -> torch.nn.Module:
+def rewritten(
+    model: torch.nn.Module, forwards: Mapping[str, Callable[..., Any]], *, shared: bool = False
+) -> torch.nn.Module:
     """A copy whose modules of the named classes have another `forward(self, …)`, or by "Class.method" another method; the
-    model that was given stays the reference."""
-    made = copy.deepcopy(model)
+    model that was given stays the reference.
+
+    Args:
+        shared: take the same weights, not copies of them: where the model is large, and none is changed.
+    """
+    made = copy.deepcopy(model, {id(each): each for each in model.parameters()} if shared else {})
     for name, function in forwards.items():
         kind, _, method = name.partition(".")
         for module in made.modules():

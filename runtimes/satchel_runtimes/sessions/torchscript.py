@@ -6,16 +6,17 @@ import io
 import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import IntegrityError, SupportError
+from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Graph
 from ..toolchain import need, require_version
-from . import Session, SessionOptions, Tensors
+from . import Session, SessionOptions, Tensors, Used
 from .buckets import Bucket, BucketSession
+from .cache import Cache, check_room, needed
 from .code import require_trust
 
 if TYPE_CHECKING:
@@ -36,10 +37,37 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
     torch = need("torch", extra="torch", to=f"run the bundle {bundle.path}")
     version: str = torch.__version__.partition("+")[0]
     require_version("torch", version, bundle.manifest.target.engine.version, to=f"run the bundle {bundle.path}")
+    if graphs[0].state:
+        (graph,) = graphs
+        return _DecoderSession(graph, _call(torch, _load(bundle, graph, torch), graph, wanted), version, wanted)
     # A graph of any shape is a bucket that fixes no axis. Pinned ones pad and slice, and refuse what is larger.
     buckets = tuple(Bucket(graph.bind, _call(torch, _load(bundle, graph, torch), graph, wanted)) for graph in graphs)
     used = {"engine": f"torch {version}", "threads": wanted.threads, "delegate": None}
     return BucketSession(graphs[0], buckets, lambda: used)
+
+
+class _DecoderSession:
+    """A graph that writes its cache in place: what it returns of it is what it was given."""
+
+    def __init__(self, graph: Graph, call: Callable[..., Tensors], version: str, wanted: SessionOptions) -> None:
+        self._graph = graph
+        self._call: Optional[Callable[..., Tensors]] = call
+        self.inputs, self.outputs = graph.given, graph.answered
+        self.used: Used = {"engine": f"torch {version}", "threads": wanted.threads, "delegate": None}
+
+    def new_state(self, batch: int = 1, capacity: int = 0) -> Cache:
+        return Cache(self._graph.caches, batch, capacity)
+
+    def run(self, tensors: Mapping[str, np.ndarray], state: Optional[Cache] = None) -> Tensors:
+        if self._call is None:
+            raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
+        cache = state or Cache(self._graph.caches, *needed(tensors))
+        check_room(cache, tensors)
+        found = self._call({**tensors, **cache.arrays})
+        return {spec.name: found[spec.name] for spec in self.outputs}
+
+    def close(self) -> None:
+        self._call = None
 
 
 def _call(torch: ModuleType, module: Any, graph: Graph, wanted: SessionOptions) -> Callable[..., Tensors]:

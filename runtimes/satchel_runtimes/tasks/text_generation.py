@@ -267,15 +267,15 @@ class TextGeneration(GenerativeTask):
         return {"input_ids": ids, "position_ids": places, "logits_positions": places, **cache.arrays}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
-        """One more token, behind a text of so many."""
+        """One token, the last of a text of so many."""
         from ..generation.texts import Texts
 
         row = rows[next(iter(rows))]
-        texts = Texts(graphs[self.component], 1, tokens + 1)
-        texts.read([np.resize(row.tensors["input_ids"], tokens)])
+        texts = Texts(graphs[self.component], 1, tokens)
+        texts.read([np.resize(row.tensors["input_ids"], tokens - 1)])
 
         def step() -> object:
-            texts.keep(np.array([tokens]))
+            texts.keep(np.array([tokens - 1]))
             return texts.step(row.tensors["input_ids"][:1])
 
         return step
