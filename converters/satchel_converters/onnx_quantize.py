@@ -38,6 +38,7 @@ _BLOCK, _BLOCK4 = (
     128,
     32,
 )  # weights that share a scale in int8-weights and int4-weights; there are kernels for 16 to 256
+_VOCABULARY = 8192  # columns of a product that are the tokens of a language
 _SCORED = 32  # samples on which a scan compares
 # What a convnet computes in int8 from end to end. A transformer does so in its matrix products alone: with more, or with
 # their results in int8 too, MiniLM's cosine falls from 0.998 to 0.94.
@@ -142,7 +143,17 @@ def _int4_weights(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
         _check_samples(wanted)
         round_int4(model, observe(model, wanted.samples), _BLOCK4)
     _embeddings_to_int8(model)
-    return _blocks(model, 4)
+    heads = _vocabulary_heads(model)
+    made = _blocks(model, 4, kept=heads)
+    return _blocks(made, 8) if heads else made
+
+
+def _vocabulary_heads(model: onnx.ModelProto) -> list[str]:
+    """The products that give a logit for each token: every error there is one of the answer itself, so they keep eight bits."""
+    outputs = {each.name for each in model.graph.output}
+    shapes = {each.name: list(each.dims) for each in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.output[0] in outputs]
+    return [node.name for node in products if shapes.get(node.input[1], [0, 0])[-1] >= _VOCABULARY]
 
 
 _SCHEMES = {
@@ -293,12 +304,17 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(model) if model.ByteSize() < 2**31 - 2**20 else model
 
 
-def _blocks(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
+def _blocks(model: onnx.ModelProto, bits: int, kept: Sequence[str] = ()) -> onnx.ModelProto:
     module = need("onnxruntime.quantization.matmul_nbits_quantizer", extra="convert", to="quantize", of="satchel")
     block, symmetric = (_BLOCK, True) if bits == 8 else (_BLOCK4, False)
     with _quantizer_quiet():
         quantizer = module.MatMulNBitsQuantizer(
-            model, bits=bits, block_size=block, is_symmetric=symmetric, accuracy_level=4
+            model,
+            bits=bits,
+            block_size=block,
+            is_symmetric=symmetric,
+            accuracy_level=4,
+            nodes_to_exclude=list(kept),
         )
         quantizer.process()
     result: onnx.ModelProto = quantizer.model.model

@@ -116,7 +116,7 @@ class _SequenceBias:
         added = np.zeros_like(scores)
         for word, bias in self.biases:
             before = np.array(word[:-1], dtype=np.int64)
-            if len(word) == 1 or (len(word) <= len(ids) and np.array_equal(ids[len(ids) - len(before) :], before)):
+            if len(word) == 1 or (len(word) <= len(ids) + 1 and np.array_equal(ids[len(ids) - len(before) :], before)):
                 added[word[-1]] += bias
         result: np.ndarray = scores + added
         return result

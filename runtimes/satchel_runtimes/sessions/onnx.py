@@ -63,12 +63,20 @@ class _OnnxSession:
         cache = state or _BoundCache(self._graph, engine, *needed(tensors))
         check_room(cache, tensors)
         binding = cache.binding
+        sizes: dict[object, int] = {}
         for spec in self.inputs:
-            binding.bind_cpu_input(spec.name, np.ascontiguousarray(tensors[spec.name]))
-        for name in self._names:  # anew, or the engine would write over what the last call returned
-            binding.bind_output(name, "cpu")
+            given = np.ascontiguousarray(tensors[spec.name])
+            binding.bind_cpu_input(spec.name, given)
+            sizes.update(zip(spec.shape, given.shape))
+        # New arrays for each call, which the caller keeps. To ask the binding for its outputs wraps every cache again.
+        found = {
+            spec.name: np.empty([sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape], spec.dtype)
+            for spec in self.outputs
+        }
+        for name, array in found.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         engine.run_with_iobinding(binding)
-        return {name: value.numpy() for name, value in zip(self._names, binding.get_outputs())}
+        return found
 
     def _running(self) -> onnxruntime.InferenceSession:
         if self._engine is None:
@@ -93,8 +101,6 @@ class _BoundCache(Cache):
             import onnxruntime
 
             self._binding = self._engine.io_binding()
-            for spec in self._graph.answered:  # first, so that they are the first of `get_outputs`
-                self._binding.bind_output(spec.name, "cpu")
             for name, output in self._graph.state.items():
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(self.arrays[name])  # the same memory
                 self._binding.bind_ortvalue_input(name, value)
