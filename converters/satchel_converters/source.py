@@ -165,7 +165,7 @@ class SourceModel:
         text = self.config.get("text_config")  # of a model that sees, too
         config = {**self.config, **(text if isinstance(text, dict) else {})}
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
-        count = next((self._number(config, name, 512) for name in names if name in config), 512)
+        count = next((self._number(config, name, 512) for name in names if config.get(name) is not None), 512)
         if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":
             # Up to here transformers computes full attention, which is what is exported; beyond, sparse blocks.
             blocks = 5 + 2 * self._number(self.config, "num_random_blocks", 3)

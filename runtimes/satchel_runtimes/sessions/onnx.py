@@ -69,7 +69,7 @@ class _OnnxSession:
             binding.bind_cpu_input(spec.name, given)
             sizes.update(zip(spec.shape, given.shape))
         # New arrays for each call, which the caller keeps. To ask the binding for its outputs wraps every cache again.
-        found = {
+        found: Tensors = {
             spec.name: np.empty([sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape], spec.dtype)
             for spec in self.outputs
         }
