@@ -89,7 +89,7 @@ def measure(row: Row, format: str, folder: Path) -> Cell:
         )
         ours, pinned = _answers(row, format, out)
     except SatchelError as error:
-        said = f"{error.what} {error.why}"
+        said = f"{error.what} {error.why}".replace(f"{folder}{os.sep}", "")  # the page is for every machine
         if error.exit_code == 14 and format in row.absent:
             return cell(ABSENT, f"{row.absent[format]} satchel says: {said}")
         return cell(FAILED, f"exit {error.exit_code}: {said}")
