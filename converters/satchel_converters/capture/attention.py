@@ -14,15 +14,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["NAME", "Held", "attend", "attending", "register", "written"]
+__all__ = ["NAME", "Asked", "Held", "attend", "attending", "held_capacity", "held_positions", "register", "written"]
 
 NAME = "satchel"
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values, [batch, key heads, capacity, head size]
+Shape = tuple[int, int]
+Holder = TypeVar("Holder", "Held", "Asked")
 
 
 @dataclass
@@ -32,16 +34,26 @@ class Held:
     positions: torch.Tensor  # [batch, sequence], int64, each row in a run
     past: Sequence[Pair]
     present: list[Pair] = field(default_factory=list)
+    crossing: bool = False  # whether the next keys are an encoder's, which are all seen and never added to
+    seen: torch.Tensor | None = None  # of those keys: [batch, encoder sequence], 1 where there is one; None: everywhere
 
     def next(self) -> Pair:
         return self.past[len(self.present)]
 
 
-_HELD: list[Held] = []
+@dataclass
+class Asked:
+    """What layers ask for, while nothing is computed: the shapes of the cache that they need."""
+
+    shapes: list[tuple[Shape, Shape]] = field(default_factory=list)  # heads and size of keys and of values
+    crossing: bool = False
+
+
+_HELD: list[Held | Asked] = []
 
 
 @contextlib.contextmanager
-def attending(held: Held) -> Iterator[Held]:
+def attending(held: Holder) -> Iterator[Holder]:
     _HELD.append(held)
     try:
         yield held
@@ -66,21 +78,29 @@ def attend(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     slopes: torch.Tensor | None = None,  # ALiBi's, one of each head: of a place's number, which shifts all scores alike
+    position_bias: torch.Tensor | None = None,  # T5's, [batch, heads, sequence, capacity]; it has none across
     **others: Any,  # dropout and what only other implementations read
 ) -> tuple[torch.Tensor, None]:
     """[batch, heads, sequence, head size] to [batch, sequence, heads, head size]."""
-    held = _HELD[-1]
-    past_key, past_value = held.next()
-    heads, kept = int(query.shape[1]), int(key.shape[1])
+    held, heads, kept = _HELD[-1], int(query.shape[1]), int(key.shape[1])
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if isinstance(held, Asked):
+        if not held.crossing:
+            held.shapes.append(((kept, int(key.shape[3])), (kept, int(value.shape[3]))))
+        held.crossing = False
+        return torch.zeros(query.shape[0], query.shape[2], heads, value.shape[3]), None
+    if held.crossing:
+        held.crossing = False
+        return _across(query, key, value, held.seen, scale, heads), None
+    past_key, past_value = held.next()
     window = -1 if sliding_window is None else int(sliding_window)
     # The operator has one size for keys and values, of whole groups of eight.
     same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
     plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
-    if torch.onnx.is_in_onnx_export() and same and s_aux is None and slopes is None:
+    if torch.onnx.is_in_onnx_export() and same and s_aux is None and slopes is None and position_bias is None:
         result, keys, values = _Fused.apply(*plain, heads, kept)  # type: ignore[no-untyped-call]  # torch's own
     else:
-        result, keys, values = _attention(*plain, s_aux, slopes)
+        result, keys, values = _attention(*plain, s_aux, slopes, position_bias)
     held.present.append((keys, values))
     return result.reshape(result.shape[0], result.shape[1], heads, int(value.shape[-1])), None
 
@@ -157,6 +177,7 @@ def _attention(
     softcap: float,
     sinks: torch.Tensor | None,
     slopes: torch.Tensor | None,
+    position_bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in plain operators: [batch, sequence, heads * size], and the cache with the new keys and values in it."""
     keys, values = written(past_key, key, positions), written(past_value, value, positions)
@@ -176,6 +197,8 @@ def _attention(
     if slopes is not None:
         lines = slopes.reshape(1, kept, groups, 1, 1) * places
         scores = scores + lines.expand(1, kept, groups, length, capacity).reshape(1, kept, groups * length, capacity)
+    if position_bias is not None:
+        scores = scores + position_bias.reshape(batch, kept, groups * length, capacity)
     scores = scores + bias
     if sinks is not None:
         sink = sinks.reshape(1, kept, groups, 1).expand(batch, kept, groups, length)
@@ -183,6 +206,57 @@ def _attention(
     weights = torch.softmax(scores, dim=-1)[..., :capacity]
     result = torch.matmul(weights, values).reshape(batch, heads, length, values.shape[-1])
     return result.transpose(1, 2).reshape(batch, length, heads * values.shape[-1]), keys, values
+
+
+def held_positions() -> torch.Tensor | None:
+    """Of the tokens of the decoder's call; None in an encoder's."""
+    return _HELD[-1].positions if _HELD and isinstance(_HELD[-1], Held) else None
+
+
+def held_capacity() -> int:
+    """Of the cache in the decoder's call."""
+    held = _HELD[-1]
+    assert isinstance(held, Held)  # it has positions
+    return held.past[0][0].shape[2]
+
+
+def _across(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None, scale: float, heads: int
+) -> torch.Tensor:
+    """Attention to an encoder's tokens, [batch, sequence, heads, head size]."""
+    batch, _, length, size = query.shape
+    kept, places = key.shape[1], key.shape[2]
+    if torch.onnx.is_in_onnx_export() and heads == int(kept):
+        found: torch.Tensor = _FusedAcross.apply(query, key, value, seen, scale, heads)  # type: ignore[no-untyped-call]  # torch's own
+        return found.reshape(found.shape[0], found.shape[1], heads, int(value.shape[3]))
+    groups = heads // int(kept)
+    scores = torch.matmul(query.reshape(batch, kept, groups * length, size) * scale, key.transpose(2, 3))
+    if seen is not None:
+        bias = torch.where(seen.to(torch.bool), 0.0, torch.finfo(torch.float32).min)
+        scores = scores + bias.reshape(batch, 1, 1, places)
+    result = torch.matmul(torch.softmax(scores, dim=-1), value).reshape(batch, heads, length, value.shape[3])
+    return result.transpose(1, 2)
+
+
+class _FusedAcross(torch.autograd.Function):
+    """onnxruntime's MultiHeadAttention, with keys and values as they lie in the cache:
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MultiHeadAttention"""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: Any, value: torch.Tensor, *given: Any) -> torch.Tensor:
+        batch, heads, length, _ = (int(size) for size in query.shape)
+        return torch.zeros(batch, length, heads * int(value.shape[-1]))  # its shape alone: as of `_Fused`
+
+    @staticmethod
+    def symbolic(g: Any, query: Any, key: Any, value: Any, seen: Any, scale: float, heads: int) -> Any:
+        shape = g.op("Constant", value_t=torch.tensor([0, 0, -1]))
+        flat = g.op("Reshape", g.op("Transpose", query, perm_i=[0, 2, 1, 3]), shape)
+        nothing = g.op("prim::Constant")
+        nothing.setType(torch._C.OptionalType.ofTensor())
+        masked = [] if seen is None else [nothing, g.op("Cast", seen, to_i=6)]
+        result = g.op("com.microsoft::MultiHeadAttention", flat, key, value, *masked, num_heads_i=heads, scale_f=scale)
+        result.setType(query.type().with_sizes([None, None, None]))
+        return result
 
 
 def written(past: torch.Tensor, new: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -20,17 +20,19 @@ from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
 
 from ..component import Axis, Component, Input, Output
 from . import attention
-from .attention import Held, attending
+from .attention import Asked, Held, Shape, attending
 from .older_decoders import OLDER
+from .placed import PLACED
 from .rewrite import rewritten
 from .rotary import fused_rotary, turns_halves
 
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["Reference", "capture"]
+__all__ = ["KINDS", "Caches", "Decoder", "Reference", "attending_copy", "capture", "check", "component_of", "past", "refused"]
 
 _LENGTH, _CAPACITY = 11, 16  # of the traced example; no size equal to another by accident
+_PROMPT, _STEPS = 7, 4  # tokens of the text that the capture is checked on
 _CLOSE = 1e-4  # of the largest logit: float32 sums in another order
 
 
@@ -44,7 +46,8 @@ class _Kept(torch.nn.Module):
         self.states: torch.Tensor | None = None  # of the last call
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        assert self.places is not None  # set at the start of each call
+        if self.places is None:  # an encoder's graph ends before
+            return self.head(states)  # type: ignore[no-any-return]  # modules have no types
         index = self.places[:, :, None].expand(-1, -1, states.shape[-1])
         self.states = states.gather(1, index)
         result: torch.Tensor = self.head(self.states)
@@ -63,28 +66,41 @@ class Decoder(torch.nn.Module):
         self.takes_positions = POSITIONS in inspect.signature(model.forward).parameters
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logits_positions: torch.Tensor, **past: torch.Tensor
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logits_positions: torch.Tensor, **others: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         self.kept.places = logits_positions
-        given = {POSITIONS: position_ids} if self.takes_positions else {}
-        pairs = [(past[_past(i, "key")], past[_past(i, "value")]) for i in range(self.layers)]
+        pairs = [(others.pop(past(i, "key")), others.pop(past(i, "value"))) for i in range(self.layers)]
         with fused_rotary(self.model, self.halves), attending(Held(position_ids, pairs)) as held:
-            result = self.model(input_ids=input_ids, use_cache=False, return_dict=True, **given)
+            logits = self.logits(input_ids, held, others)
         if len(held.present) != self.layers:
-            raise SupportError(
-                f"Cannot capture {type(self.model).__name__} with its cache.",
-                why=f"{len(held.present)} of its {self.layers} layers asked for attention where transformers lets others in",
-                fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
+            raise refused(
+                f"{type(self.model).__name__} with its cache",
+                f"{len(held.present)} of its {self.layers} layers asked for attention where transformers lets others in",
             )
-        presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(_KINDS, pair)}
+        presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(KINDS, pair)}
+        self.kept.places = None
         assert self.kept.states is not None  # the head ran
-        return {"logits": result.logits, STATES: self.kept.states, **presents}
+        return {"logits": logits, STATES: self.kept.states, **presents}
+
+    def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """One call of the model; `others` are the graph's own inputs."""
+        given = {POSITIONS: held.positions} if self.takes_positions else {}
+        result: torch.Tensor = self.model(input_ids=input_ids, use_cache=False, return_dict=True, **given).logits
+        return result
 
 
-_KINDS = ("key", "value")
+def refused(what: str, why: str) -> SupportError:
+    return SupportError(
+        f"Cannot capture {what}.",
+        why=why,
+        fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
+    )
 
 
-def _past(layer: int, kind: str) -> str:
+KINDS = ("key", "value")
+
+
+def past(layer: int, kind: str) -> str:
     return f"past_{kind}_{layer}"
 
 
@@ -93,7 +109,7 @@ def _present(layer: int, kind: str) -> str:
 
 
 @dataclass
-class _Caches:
+class Caches:
     """transformers' own, one for each text."""
 
     rows: list[Any]
@@ -115,129 +131,160 @@ class Reference(torch.nn.Module):
         # What the logits are made of; some models have one more projection behind their last hidden state.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, given: setattr(self, "states", given[0]))
 
-    def new_state(self, batch: int) -> _Caches:
+    def new_state(self, batch: int) -> Caches:
         from transformers import DynamicCache
 
-        return _Caches([DynamicCache() for _ in range(batch)])
+        return Caches([DynamicCache() for _ in range(batch)])
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         logits_positions: torch.Tensor,
-        state: _Caches | None = None,
+        state: Caches | None = None,
+        **others: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         rows = []
         for row, cache in enumerate((state or self.new_state(len(input_ids))).rows):
             first = int(position_ids[row, 0])
             if cache.get_seq_length() > first:  # padding, or tokens that were rejected
                 cache.crop(first)
-            given = input_ids[row : row + 1]
-            found = self.model(input_ids=given, past_key_values=cache, use_cache=True)
+            given = {name: each[row : row + 1] for name, each in others.items()}
+            logits = self.logits(input_ids[row : row + 1], cache, given)
             places = logits_positions[row]
-            rows.append((found.logits[0, places], self.states[0, places]))
+            rows.append((logits[0, places], self.states[0, places]))
         return {name: torch.stack(each) for name, each in zip(("logits", STATES), zip(*rows, strict=True), strict=True)}
+
+    def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Those of one text, which goes on from what its cache holds."""
+        result: torch.Tensor = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True).logits
+        return result
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """Raises: SupportError where the model answers otherwise with its cache outside."""
+    model = attending_copy(loaded)
+    with attending(Asked()) as asked, torch.no_grad():
+        model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=False)
+    component = component_of(loaded, Decoder(model, len(asked.shapes)), asked.shapes, Reference(loaded.model))
+    ids = component.remade(1, _PROMPT + _STEPS)["input_ids"]  # type: ignore[misc]  # it has one
+    with torch.no_grad():
+        check(loaded, component, ids, loaded.model(input_ids=ids).logits[0])
+    return (component,)
+
+
+def attending_copy(loaded: Loaded) -> Any:  # Any: one of many classes
+    """The model with its weights shared, whose layers ask `attend`."""
     attention.register()
-    model: Any = rewritten(loaded.model, OLDER, shared=True)
+    model: Any = rewritten(loaded.model, {**OLDER, **PLACED}, shared=True)
     model.set_attn_implementation(attention.NAME)
     # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
     model.set_experts_implementation("batched_mm")
-    shapes = _cache_shapes(loaded)
-    module = Decoder(model, len(shapes)).eval()
+    return model
+
+
+def component_of(
+    loaded: Loaded,
+    module: Decoder,
+    shapes: Sequence[tuple[Shape, Shape]],
+    reference: Reference,
+    *,
+    name: str = "model",
+    beside: Mapping[Input, torch.Tensor] | None = None,
+) -> Component:
+    """A decoder's graph.
+
+    Args:
+        shapes: heads and size of keys and values, by layer.
+        beside: what each call is given too, with an example of two rows.
+    """
+    module.eval()
     batch, sequence = Axis("batch"), Axis("sequence", maximum=loaded.source.facts.max_length)
     kept, capacity = Axis("kept"), Axis(CAPACITY)
     inputs = [
         Input("input_ids", "int64", (batch, sequence), float(loaded.tokenizer.pad_token_id or 0)),
         Input(POSITIONS, "int64", (batch, sequence)),
         Input("logits_positions", "int64", (batch, kept)),
+        *(beside or {}),
     ]
     head: Any = module.kept.head
     width, size = head.weight.shape
     outputs = [Output("logits", "float32", (batch, kept, width)), Output(STATES, "float32", (batch, kept, size))]
+    caches: list[Input] = []
     for layer, pair in enumerate(shapes):
-        for kind, (heads, size) in zip(_KINDS, pair, strict=True):
+        for kind, (heads, size) in zip(KINDS, pair, strict=True):
             axes = (batch, heads, capacity, size)
-            inputs.append(Input(_past(layer, kind), "float32", axes))
+            caches.append(Input(past(layer, kind), "float32", axes))
             outputs.append(Output(_present(layer, kind), "float32", axes, role="state"))
-    vocabulary = len(loaded.tokenizer)
+    vocabulary = min(len(loaded.tokenizer), width)
+    examples = {each.name: example for each, example in (beside or {}).items()}
 
     def remade(rows: int, length: int) -> Mapping[str, torch.Tensor]:
-        return _example(inputs, vocabulary, rows, length)
+        others = {name: each[torch.arange(rows) % len(each)] for name, each in examples.items()}
+        return {**_example(vocabulary, rows, length), **others, **_cache(caches, rows, length)}
 
-    component = Component(
-        "model",
+    return Component(
+        name,
         module,
-        tuple(inputs),
+        (*inputs, *caches),
         tuple(outputs),
         remade(2, _LENGTH),
-        reference=Reference(loaded.model),
+        reference=reference,
         remade=remade,
-        state={_past(i, kind): _present(i, kind) for i in range(len(shapes)) for kind in _KINDS},
+        state={past(i, kind): _present(i, kind) for i in range(len(shapes)) for kind in KINDS},
     )
-    _check(loaded, component)
-    return (component,)
 
 
-def _cache_shapes(loaded: Loaded) -> list[list[tuple[int, int]]]:
-    """Heads and size of keys and values by layer, as the model's own cache has them."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    with torch.no_grad():
-        loaded.model(input_ids=torch.ones(1, 2, dtype=torch.int64), past_key_values=cache, use_cache=True)
-    layers: list[Any] = cache.layers
-    return [[(each.shape[1], each.shape[3]) for each in (layer.keys, layer.values)] for layer in layers]
-
-
-def _example(inputs: list[Input], vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]:
+def _example(vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]:
     """A prompt of several texts; what one text goes on with; or, of a length of one, a step of several texts.
 
-    These are all that a decoder is called with. The cache is not empty, so that what lies beyond a row would show.
+    These are all that a decoder is called with.
     """
     ids = torch.arange(rows * length).reshape(rows, length) * 37 % max(vocabulary - 10, 1) + 5
     first = torch.arange(rows) * 2 + 4 if length == 1 or rows == 1 else torch.zeros(rows, dtype=torch.int64)
-    made = {
+    return {
         "input_ids": ids.clamp(max=vocabulary - 1),
         POSITIONS: first[:, None] + torch.arange(length),
         "logits_positions": torch.arange(length).repeat(rows, 1),
     }
-    capacity = max(_CAPACITY, length + 6)
-    generator = torch.Generator().manual_seed(0)
-    for each in inputs[len(made) :]:
-        _, heads, _, size = each.axes
-        made[each.name] = torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[arg-type]  # both are fixed
-    return made
 
 
-def _check(loaded: Loaded, component: Component) -> None:
-    """The first tokens of a text at once, the others one by one, against the model on the whole text."""
-    prompt, steps = 7, 4
-    example = component.remade(1, prompt + steps)  # type: ignore[misc]  # set above
-    ids, positions = example["input_ids"], torch.arange(prompt + steps)[None]
-    past = {name: example[name] for name in component.state}
+def _cache(inputs: Sequence[Input], rows: int, length: int) -> dict[str, torch.Tensor]:
+    """Not empty, so that what lies beyond a row would show."""
+    capacity, generator = max(_CAPACITY, length + 6), torch.Generator().manual_seed(0)
+    sizes = {each.name: (each.axes[1], each.axes[3]) for each in inputs}
+    return {
+        name: torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[arg-type]  # fixed
+        for name, (heads, size) in sizes.items()
+    }
+
+
+def check(loaded: Loaded, component: Component, ids: torch.Tensor, expected: torch.Tensor) -> None:
+    """The first tokens of a text at once, the others one by one, against the model on the whole text.
+
+    Args:
+        ids: [1, tokens].
+        expected: the model's own logits, [tokens, vocabulary].
+
+    Raises:
+        SupportError: they differ.
+    """
+    length = ids.shape[1]
+    example = dict(component.remade(1, length))  # type: ignore[misc]  # a decoder has it
+    positions = torch.arange(length)[None]
+    found = []
     with torch.no_grad():
-        expected = loaded.model(input_ids=ids).logits[0]
-        found = []
-        for first, end in [(0, prompt), *((prompt + i, prompt + i + 1) for i in range(steps))]:
-            places = torch.arange(end - first)[None]
+        for first, end in [(0, length - _STEPS), *((i, i + 1) for i in range(length - _STEPS, length))]:
+            example["input_ids"], example[POSITIONS] = ids[:, first:end], positions[:, first:end]
+            example["logits_positions"] = torch.arange(end - first)[None]
             try:
-                result = component.module(ids[:, first:end], positions[:, first:end], places, **past)
+                result = component.module(**example)
             except (RuntimeError, IndexError, TypeError) as error:  # of shapes that are others than the cache's
-                raise SupportError(
-                    f"Cannot capture {loaded.source.id} with its cache.",
-                    why=f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}",
-                    fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
-                ) from None
+                why = f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}"
+                raise refused(f"{loaded.source.id} with its cache", why) from None
             found.append(result["logits"][0])
-            past = {name: result[output] for name, output in component.state.items()}
+            example.update({name: result[output] for name, output in component.state.items()})
     worst = float((torch.cat(found) - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
     if not worst <= _CLOSE:
-        raise SupportError(
-            f"Cannot capture {loaded.source.id} with its cache.",
-            why=f"{loaded.source.architecture} answers otherwise by {worst:.2g} of its largest logit",
-            fix="an architecture that needs a rewrite gets one file in satchel_converters/capture/",
-        )
+        why = f"{loaded.source.architecture} answers otherwise by {worst:.2g} of its largest logit"
+        raise refused(f"{loaded.source.id} with its cache", why)

@@ -1,0 +1,260 @@
+"""Models that read with one part and write with another: a graph of the encoder and one of the decoder.
+
+The encoder's graph ends where the decoder's attention to it begins, with the keys and values of each layer: they are the same for
+every token that is written. What the decoder writes itself lies in a cache as that of any language model, see `decoder`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ..component import Axis, Component, Input, Output
+from .attention import Asked, Held, Pair, attending
+from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
+from .encoder import padding, text_example
+
+if TYPE_CHECKING:
+    from . import Loaded
+
+__all__ = ["capture"]
+
+_MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
+_WRITTEN = 11  # tokens of the text that the capture is checked on
+
+
+def _cross(layer: int, kind: str) -> str:
+    return f"cross_{kind}_{layer}"
+
+
+class _Steps(EncoderDecoderCache):
+    """transformers' cache, in whose place `attend` finds its own. It notes what comes next, and for an encoder's graph what the
+    layers make of its states."""
+
+    is_sliding = is_linear = is_dummy = ()  # type: ignore[assignment]  # what masks would ask, and there are none
+
+    def __init__(self, held: Held | Asked, cross: Sequence[Pair] | None) -> None:
+        self._held, self._given = held, cross
+        self.made: list[Pair] = []
+        self.is_updated = _Always(cross is not None)
+        self.self_attention_cache = SimpleNamespace(update=self._own, get_seq_length=self.get_seq_length)  # type: ignore[assignment]  # all that is asked of it
+        self.cross_attention_cache = SimpleNamespace(update=self._theirs, layers=_Layers(self))  # type: ignore[assignment]  # as above
+
+    def get_seq_length(self, layer_idx: int = 0) -> Any:  # Any: transformers says int, and adds it to positions
+        return self._held.positions[:, :1] if isinstance(self._held, Held) else 0
+
+    def _own(self, key: torch.Tensor, value: torch.Tensor, *others: Any, **more: Any) -> Pair:
+        self._held.crossing = False
+        return key, value
+
+    def _theirs(self, key: torch.Tensor, value: torch.Tensor, *others: Any, **more: Any) -> Pair:
+        self._held.crossing = True
+        self.made.append((key, value))
+        return key, value
+
+    def layer(self, number: int) -> SimpleNamespace:
+        assert self._given is not None  # `is_updated` says whether it is
+        self._held.crossing = True
+        key, value = self._given[number]
+        return SimpleNamespace(keys=key, values=value)
+
+
+class _Always(dict[int, bool]):
+    """One answer for every layer."""
+
+    def __init__(self, answer: bool) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def get(self, key: int, default: Any = None) -> bool:
+        return self._answer
+
+
+class _Layers:
+    def __init__(self, cache: _Steps) -> None:
+        self._cache = cache
+
+    def __getitem__(self, number: int) -> SimpleNamespace:
+        return self._cache.layer(number)
+
+
+@contextlib.contextmanager
+def _mask_of(model: Any, given: torch.Tensor | None = None) -> Iterator[list[torch.Tensor | None]]:  # Any: of many classes
+    """The mask with which the decoder is called, which some models make from the encoder's; `given` is passed in its place."""
+    found: list[torch.Tensor | None] = []
+
+    def called(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        found.append(kwargs.get(_MASK))
+        return args, {**kwargs, _MASK: given} if given is not None else kwargs
+
+    hook = model.get_decoder().register_forward_pre_hook(called, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
+def _first_token(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Of a text that nobody reads: the keys and values of the encoder's states do not depend on it."""
+    return torch.ones(next(iter(inputs.values())).shape[0], 1, dtype=torch.int64)
+
+
+class _Encoder(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        asked, ids = Asked(), _first_token(inputs)
+        cache = _Steps(asked, None)
+        with attending(asked), _mask_of(self.model) as masks:
+            self.model(
+                **inputs,
+                decoder_input_ids=ids,
+                decoder_attention_mask=torch.ones_like(ids),
+                past_key_values=cache,
+                use_cache=True,
+                return_dict=True,
+            )
+        return _named(cache.made, masks[0])
+
+
+class _Writer(Decoder):
+    """The decoder over an encoder's keys and values."""
+
+    def __init__(self, model: Any, layers: int, across: int, width: int) -> None:
+        super().__init__(model, layers)
+        self.across, self.width = across, width
+
+    def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        held.seen = others.get(_MASK)
+        pairs = [(others[_cross(i, "key")], others[_cross(i, "value")]) for i in range(self.across)]
+        states = torch.zeros(input_ids.shape[0], 1, self.width)  # whose keys are there already
+        result: torch.Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            decoder_input_ids=input_ids,
+            decoder_attention_mask=torch.ones_like(input_ids),
+            past_key_values=_Steps(held, pairs),
+            use_cache=True,
+            return_dict=True,
+        ).logits
+        return result
+
+
+class _EncoderReference(torch.nn.Module):
+    """The checkpoint's own keys and values, from transformers' own cache."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with _mask_of(self.model) as masks:
+            self.model(**inputs, decoder_input_ids=_first_token(inputs), past_key_values=cache, use_cache=True)
+        layers: list[Any] = cache.cross_attention_cache.layers  # of several classes
+        return _named([(each.keys, each.values) for each in layers], masks[0])
+
+
+class _WriterReference(Reference):
+    def __init__(self, model: Any, width: int) -> None:
+        super().__init__(model)
+        self.width = width
+
+    def new_state(self, batch: int) -> Caches:
+        return Caches([EncoderDecoderCache(DynamicCache(), DynamicCache()) for _ in range(batch)])
+
+    def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        across, layer = DynamicCache(), 0
+        while _cross(layer, "key") in others:
+            across.update(*(others[_cross(layer, kind)] for kind in KINDS), layer)
+            layer += 1
+        whole = EncoderDecoderCache(cache.self_attention_cache, across)
+        states = torch.zeros(1, others[_cross(0, "key")].shape[2], self.width)
+        with _mask_of(self.model, others.get(_MASK)):
+            result: torch.Tensor = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                decoder_input_ids=input_ids,
+                past_key_values=whole,
+                use_cache=True,
+            ).logits
+        return result
+
+
+def _named(pairs: Sequence[Pair], mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    made = {_cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
+    return made if mask is None else {**made, _MASK: mask.to(torch.int64)}
+
+
+def capture(loaded: Loaded) -> tuple[Component, ...]:
+    """Raises: SupportError where the decoder answers otherwise with its cache outside."""
+    model: Any = attending_copy(loaded)
+    # The encoder attends as it was loaded.
+    for mine, theirs in zip(model.get_encoder().modules(), loaded.model.get_encoder().modules(), strict=True):
+        if hasattr(theirs, "config"):
+            mine.config = theirs.config
+    inputs = _inputs(loaded)
+    example = {spec.name: made for spec, made in inputs.items()}
+    module = _Encoder(model).eval()
+    with torch.no_grad():
+        made = module(**example)
+        expected = _EncoderReference(loaded.model)(**example)
+    if list(made) != list(expected):
+        raise refused(loaded.source.id, f"its decoder's layers gave {list(made)} of the encoder, not {list(expected)}")
+    batch = Axis("batch")
+    length = next((axis for spec in inputs for axis in spec.axes[1:] if isinstance(axis, Axis)), None)
+    if length is None:
+        places: Axis | int = made[_cross(0, "key")].shape[2]
+    else:
+        places = Axis("encoder_sequence")
+
+    def axes(value: torch.Tensor) -> tuple[Axis | int, ...]:
+        return (batch, places) if value.dim() == 2 else (batch, value.shape[1], places, value.shape[3])
+
+    kinds = {name: str(value.dtype).removeprefix("torch.") for name, value in made.items()}
+    encoder = Component(
+        "encoder",
+        module,
+        tuple(inputs),
+        tuple(Output(name, kinds[name], axes(value)) for name, value in made.items()),
+        example,
+        reference=_EncoderReference(loaded.model),
+    )
+    writer, asked = _writer(loaded, model, made)
+    beside = {Input(name, kinds[name], axes(value)): value for name, value in made.items()}
+    decoder = component_of(
+        loaded, writer, asked.shapes, _WriterReference(loaded.model, writer.width), name="decoder", beside=beside
+    )
+    ids = decoder.remade(1, _WRITTEN)["input_ids"]  # type: ignore[misc]  # it has one
+    with torch.no_grad():
+        alone = {name: value[:1] for name, value in example.items()}
+        check(loaded, decoder, ids, loaded.model(**alone, decoder_input_ids=ids).logits[0])
+    return encoder, decoder
+
+
+def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tuple[_Writer, Asked]:  # Any: as above
+    """The decoder, and what its layers ask for."""
+    width = int(loaded.model.get_encoder().config.hidden_size)  # type: ignore[operator]  # every encoder's config has it
+    across = sum(name.startswith("cross_key") for name in made)
+    writer, asked = _Writer(model, 0, across, width), Asked()
+    ids = torch.ones(2, 1, dtype=torch.int64)
+    with attending(asked), torch.no_grad():
+        writer.logits(ids, asked, made)  # type: ignore[arg-type]  # nothing is held yet
+    writer.layers = len(asked.shapes)
+    return writer, asked
+
+
+def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
+    """What the encoder takes, with an example of two rows."""
+    sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
+    wanted = ["input_ids", "attention_mask"]
+    return {
+        Input(name, "int64", (Axis("batch"), sequence), padding(loaded, name)): made
+        for name, made in text_example(loaded, wanted).items()
+    }
