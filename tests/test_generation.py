@@ -252,11 +252,11 @@ class TestStreams:
         "text", ["naïve café — 電車は来ます 👩‍👩‍👧‍👦🏳️‍🌈\nüber\n\nalles", "a\u0301e\u0302 \u202bعربى", "日"]
     )
     def test_no_character_is_split(self, opened: Predictor, reader: Any, text: str) -> None:
-        from satchel_runtimes.tasks.text_generation import _Pieces
+        from satchel_runtimes.tasks.generative import Pieces
 
         task = opened.open_task("text-generation")
         assert isinstance(task, TextGeneration)
-        pieces = _Pieces(task, reader("Say it:", add_special_tokens=False)["input_ids"])
+        pieces = Pieces(task, reader("Say it:", add_special_tokens=False)["input_ids"])
         found = [pieces.add(token) for token in reader(text, add_special_tokens=False)["input_ids"]]
 
         assert "".join(found) + pieces.rest() == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Processors:
                 if getattr(tokenizer, name, None)
             },
             chat_template="chat_template.jinja" if tokenizer.chat_template else "",
+            languages=_languages(tokenizer),
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),
@@ -193,6 +195,22 @@ def _table(tokenizer: Any) -> dict[str, Any]:
         "headers": not given.get("strip_column_names", False),
         "empty": str(given.get("empty_token", "[EMPTY]")),
     }
+
+
+_LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")  # as MBart ("en_XX") and NLLB ("eng_Latn") name them
+
+
+def _languages(tokenizer: Any) -> dict[str, Any]:
+    """How a tokenizer of several languages marks that of a text: tokens before and after it, null where the language's stands."""
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return {}
+    added = tokenizer.get_added_vocab()
+    codes = getattr(tokenizer, "lang_code_to_id", None) or {n: i for n, i in added.items() if _LANGUAGE.fullmatch(n)}
+    source = tokenizer.src_lang or next(iter(codes))
+    tokenizer.set_src_lang_special_tokens(source)
+    sides = {"before": tokenizer.prefix_tokens, "after": tokenizer.suffix_tokens}
+    marks = {side: [None if each == codes[source] else each for each in ids] for side, ids in sides.items()}
+    return {"codes": dict(codes), "src_lang": source, "tgt_lang": getattr(tokenizer, "tgt_lang", None), **marks}
 
 
 def _characters(tokenizer: Any) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Task
 from satchel_runtimes.tasks.audio import AudioTask
 from satchel_runtimes.tasks.image import ImageTask
+from satchel_runtimes.tasks.rewriting import RewritingTask
 
 from .component import Component, specs
 
 if TYPE_CHECKING:
     from .capture import Loaded
 
-__all__ = ["reference_answers", "torch_graphs"]
+__all__ = ["reference_answers", "torch_graphs", "with_beginnings"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,22 @@ class _TorchSession:
 def torch_graphs(loaded: Loaded, components: Sequence[Component]) -> dict[str, Session]:
     """The checkpoint itself, as a task runs graphs."""
     return {component.name: _TorchSession(loaded, component) for component in components}
+
+
+def with_beginnings(
+    loaded: Loaded, components: Sequence[Component], tasks: Mapping[str, Task], items: Sequence[GoldenItem]
+) -> list[GoldenItem]:
+    """Golden items of tasks that write about what they read, with the first tokens that the model itself writes: what the decoder
+    reads of them on every machine."""
+    graphs = torch_graphs(loaded, components)
+    made = []
+    for item in items:
+        task = tasks[item.task]
+        if isinstance(task, RewritingTask):
+            ids = task.begun(graphs, item.input, item.options)
+            item = GoldenItem(item.task, item.input, {**item.options, "decoder_input_ids": ids})
+        made.append(item)
+    return made
 
 
 def reference_answers(

@@ -44,7 +44,7 @@ def _run(folder: Path) -> None:
     weights = sum(file.stat().st_size for file in job.source.weights)
     tell("load", f"{job.source.name}, {job.source.parameters:,} parameters, {weights / 2**20:.1f} MiB")
     from .capture import capture, load_model  # torch, which nothing above needs
-    from .reference import reference_answers
+    from .reference import reference_answers, with_beginnings
 
     # The oldest torch that reads a kit has no fused attention.
     loaded = load_model(job.source, job.tasks[0], attention="eager" if job.kit else None)
@@ -60,6 +60,7 @@ def _run(folder: Path) -> None:
     processors += write_pictures(job.tasks, folder) + write_sounds(job.tasks, folder)
     tasks = open_tasks(entries, folder)
     tell("reference", f"{len(items)} golden samples through torch", total=len(items))
+    items = with_beginnings(loaded, components, tasks, items)
     answers = reference_answers(loaded, components, tasks, items, on_sample=lambda: tell("reference", step=1))
     (folder / REFERENCE_FULL).write_bytes(records_to_bytes(records_of(tasks, items, answers, keep=_KEEP)))
     (folder / REFERENCE_GOLDEN).write_bytes(records_to_bytes(golden_records(tasks, items, answers)))

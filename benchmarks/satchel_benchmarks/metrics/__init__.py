@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from .labels import ACCURACY, F1_MACRO, F1_MICRO, TOP_1, TOP_5
 from .metric import Metric
 from .numbers import PERPLEXITY, SPEARMAN
-from .texts import EXACT_MATCH, F1, WER
+from .texts import CHRF, EXACT_MATCH, F1, WER
 from .words import ENTITY_F1, TOKEN_ACCURACY
 
 __all__ = ["METRICS", "Metric"]
@@ -26,6 +26,7 @@ METRICS: Mapping[str, Metric] = {
         F1,
         SPEARMAN,
         WER,
+        CHRF,
         PERPLEXITY,
     )
 }

@@ -13,7 +13,7 @@ from satchel_runtimes.toolchain import need
 
 from .metric import Answers, Metric, Sums, Targets, additive
 
-__all__ = ["EXACT_MATCH", "F1", "WER", "normalized"]
+__all__ = ["CHRF", "EXACT_MATCH", "F1", "WER", "normalized"]
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CANDIDATES = 50  # constant answers that are tried: the most frequent ones
@@ -96,6 +96,20 @@ def _word_errors(targets: Targets, answers: Answers) -> Sums:
     return additive(np.array(rows, float), lambda total: np.where(total[:, 1] > 0, total[:, 0] / total[:, 1], np.nan))
 
 
+def _character_overlap(targets: Targets, answers: Answers) -> Sums:
+    sacrebleu = need("sacrebleu", extra="evaluate", to="judge written texts", of="satchel")
+    judge = sacrebleu.CHRF()
+    rows = [judge.sentence_score(said, [right]).score / 100 for right, said in zip(targets, answers, strict=True)]
+    return additive(np.array(rows)[:, None], lambda total: total[:, 0] / len(rows))
+
+
+CHRF = Metric(
+    "chrf",
+    "F-score of character n-grams (Popović 2015), mean of texts",
+    _transcripts,
+    _character_overlap,
+    lambda targets, answers: 0.0,  # nothing
+)
 EXACT_MATCH = Metric("exact_match", "share of questions", _questions, _mean_of_best(_same), _constant(_same))
 F1 = Metric("f1", "F1 of words, mean of questions", _questions, _mean_of_best(_overlap), _constant(_overlap))
 WER = Metric(

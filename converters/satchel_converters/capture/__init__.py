@@ -60,7 +60,10 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
     "region-question-answering": ".regions",
+    "summarization": ".encoder_decoder",
     "text-generation": ".decoder",
+    "text2text-generation": ".encoder_decoder",
+    "translation": ".encoder_decoder",
     "video-classification": ".video",
     "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",
@@ -150,7 +153,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
     generic = _BY_TASK.get(loaded.task.name) or _GENERIC[loaded.task.modality]
     # What an architecture needs as an encoder it does not as a decoder.
-    by_type = {} if generic == ".decoder" else _BY_MODEL_TYPE
+    by_type = {} if loaded.task.generates else _BY_MODEL_TYPE
     module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)
     components: tuple[Component, ...] = module.capture(loaded)
     return components

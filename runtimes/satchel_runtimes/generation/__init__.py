@@ -14,8 +14,9 @@ from .beams import beam_search
 from .config import GenerationConfig
 from .contrastive import contrastive
 from .search import Chosen, Prompt, Stops, one_by_one
+from .texts import Texts
 
-__all__ = ["Chosen", "GenerationConfig", "Prompt", "Stops", "generate", "stream"]
+__all__ = ["Chosen", "GenerationConfig", "Prompt", "Stops", "Texts", "generate", "never", "stream"]
 
 
 def never(ids: np.ndarray) -> bool:

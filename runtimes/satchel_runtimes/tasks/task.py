@@ -19,7 +19,18 @@ from ..examples import Example
 from ..manifest import Graph, TaskEntry, TensorSpec
 from ..sessions import Session, Tensors
 
-__all__ = ["LABEL_COLUMNS", "TEXT_COLUMNS", "Files", "ModelFacts", "Row", "Task", "log_softmax", "sigmoid", "softmax"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "TEXT_COLUMNS",
+    "Files",
+    "ModelFacts",
+    "Row",
+    "Task",
+    "log_softmax",
+    "pad",
+    "sigmoid",
+    "softmax",
+]
 
 Input = Any  # what a user gives: a string, a mapping, later an image or a waveform; each task checks its own
 Answer = Any  # what `transformers.pipeline` returns for the task
@@ -67,6 +78,7 @@ class ModelFacts:
     )  # what a tokenizer of tables keeps of one; empty: it is another
     generation: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of generation
     chat_template: str = ""  # the file of it; empty: the model holds no conversations
+    languages: Mapping[str, Any] = field(default_factory=dict)  # how a text in a language is marked; empty: it is not
     pad_id: int = 0
     separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
@@ -305,7 +317,7 @@ def _unpadded(row: Row) -> list[str]:
 
 def _forward_batch(session: Session, rows: Sequence[Row], batch: Sequence[int]) -> Iterator[tuple[int, Tensors]]:
     outputs = session.run(
-        {spec.name: _pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
+        {spec.name: pad([rows[i].tensors[spec.name] for i in batch], spec) for spec in session.inputs}
     )
     for place, i in enumerate(batch):
         sizes = {"sequence": rows[i].length, **rows[i].sizes}
@@ -322,7 +334,8 @@ def _valid(value: np.ndarray, spec: TensorSpec, sizes: Mapping[str, int]) -> np.
     return valid
 
 
-def _pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:
+def pad(arrays: Sequence[np.ndarray], spec: TensorSpec) -> np.ndarray:
+    """A batch of one input's rows, each filled up to the longest."""
     longest = max(array.shape[0] for array in arrays)
     batch: np.ndarray = np.full((len(arrays), longest) + arrays[0].shape[1:], spec.padding or 0, dtype=arrays[0].dtype)
     for i, array in enumerate(arrays):

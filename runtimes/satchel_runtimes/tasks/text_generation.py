@@ -2,77 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from ..chat import Template, check_messages
 from ..errors import UsageError
-from ..generation import GenerationConfig, Prompt, Stops, generate, never, stream
+from ..generation import Prompt, Texts
 from ..manifest import Graph, Step, TaskEntry
 from ..sessions import Session, Tensors
 from ..sessions.cache import Cache
-from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
-from .text import TextTask, tokenize_step, wrong_type
+from .generative import GenerativeTask
+from .task import Files, Input, ModelFacts, Row, log_softmax
+from .text import tokenize_step, wrong_type
 
-__all__ = ["TASK", "GenerativeTask"]
-
-_STEPS = 8  # tokens of a golden text that are read one by one, as generation does
-_NEW_TOKENS = 256  # where neither the model nor the caller says, as in the pipeline
-
-
-class GenerativeTask(TextTask):
-    """What all tasks that write text share: a decoder whose graph is `component`, its settings, and what is judged of it.
-
-    Parity reads each golden text up to its last tokens at once and those one by one, through the cache, and compares what may
-    come next after each.
-    """
-
-    judged = {"scores": NEXT, "losses": LOSS}
-    outputs = ("logits",)
-    component = "model"
-    generates = True
-
-    def __init__(self, entry: TaskEntry, files: Files) -> None:
-        super().__init__(entry, files)
-        self.config = GenerationConfig.read(entry.option("generate", "config", {}))
-
-    @staticmethod
-    def generate_step(facts: ModelFacts) -> Step:
-        """The settings of the checkpoint, checked now and not on the device."""
-        saved = {name: value for name, value in facts.generation.items() if not name.startswith("_")}
-        read = GenerationConfig.read(saved)
-        fields = [field for field in dataclasses.fields(read) if getattr(read, field.name) != field.default]
-        return Step("generate", {"config": {field.name: getattr(read, field.name) for field in fields}})
-
-    def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        own = {name: value for name, value in given.items() if name in self.options}
-        settings = {name: value for name, value in given.items() if name not in self.options}
-        config = self.config.changed(settings)
-        if config.max_new_tokens is None and config.max_length is None:
-            config = config.changed({"max_new_tokens": _NEW_TOKENS})
-        return {**self.options, **own, "config": config}
-
-    def score(self, outputs: Tensors, row: Row) -> Tensors:
-        logits, ids = outputs["logits"], row.tensors["input_ids"]
-        came = ids[len(ids) - len(logits) + 1 :]  # of each token but the last, the next one
-        return {"scores": softmax(logits), "losses": -log_softmax(logits[:-1])[np.arange(len(came)), came]}
-
-    def stops(self, config: GenerationConfig) -> Stops:
-        """Whether a text ends, because its last token completed one of the strings that stop it."""
-        if not config.stop_strings:
-            return never
-        longest = max(map(len, config.stop_strings)) + 8  # a character has at most a few tokens
-
-        def stop(ids: np.ndarray) -> bool:
-            tail = [int(each) for each in ids[-longest:]]
-            text, before = (str(self.tokenizer.decode(each, skip_special_tokens=False)) for each in (tail, tail[:-1]))
-            return any(text.count(each) > before.count(each) for each in config.stop_strings)
-
-        return stop
+__all__ = ["TASK"]
 
 
 class TextGeneration(GenerativeTask):
@@ -150,8 +95,12 @@ class TextGeneration(GenerativeTask):
             found = found[: found.rindex(said) + len(said)]
         return found
 
-    def prompt(self, item: Input, options: Mapping[str, Any]) -> Prompt:
-        """Raises: UsageError where it is longer than the model can hold."""
+    def prompts(
+        self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
+    ) -> list[Prompt]:
+        return [self._prompt(item, options) for item in items]
+
+    def _prompt(self, item: Input, options: Mapping[str, Any]) -> Prompt:
         ids, config = self.ids_of(item, options), options["config"]
         if not ids:
             start = config.bos_token_id
@@ -175,43 +124,11 @@ class TextGeneration(GenerativeTask):
             )
         return Prompt(ids, self.max_length)
 
-    def run(
-        self, graphs: Mapping[str, Session], inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int = 0
-    ) -> list[Answer]:
-        config: GenerationConfig = options["config"]
-        session, helper = graphs[self.component], self._assistant(options["assistant_model"])
-        answers: list[Answer] = []
-        size = batch_size or self.batch_size
-        for start in range(0, len(inputs), size):
-            items = inputs[start : start + size]
-            prompts = [self.prompt(item, options) for item in items]
-            stops = self.stops(config)
-            for item, prompt, found in zip(items, prompts, generate(session, prompts, config, stops, assistant=helper)):
-                answers.append([self._answered(item, prompt.ids, ids, options) for ids in found])
-        return answers
+    def written(self, row: Row) -> np.ndarray:
+        return row.tensors["input_ids"]
 
-    def stream(self, graphs: Mapping[str, Session], item: Input, options: Mapping[str, Any]) -> Iterator[str]:
-        """The new text in pieces, each as soon as its characters are whole."""
-        config: GenerationConfig = options["config"]
-        cancel: Optional[threading.Event] = options["cancel"]
-        prompt = self.prompt(item, options)
-        helper = self._assistant(options["assistant_model"])
-        pieces = _Pieces(self, prompt.ids)
-        for (chosen,) in stream(graphs[self.component], [prompt], config, self.stops(config), assistant=helper):
-            if chosen is not None:
-                piece = pieces.add(chosen.token)
-                if piece:
-                    yield piece
-            if cancel is not None and cancel.is_set():
-                return
-        rest = pieces.rest()
-        if rest:
-            yield rest
-
-    def _answered(
-        self, item: Input, prompt: Sequence[int], ids: list[int], options: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        given = list(prompt)
+    def answered(self, item: Input, prompt: Prompt, ids: list[int], options: Mapping[str, Any]) -> dict[str, Any]:
+        given = list(prompt.ids)
         text = self.decoded([*given, *ids], skip=True)[len(self.decoded(given, skip=True)) :]
         if not options["return_full_text"]:
             return {"generated_text": text}
@@ -224,7 +141,8 @@ class TextGeneration(GenerativeTask):
             said.append({"role": "assistant", "content": text})
         return {"generated_text": said}
 
-    def _assistant(self, predictor: Any) -> Optional[Session]:  # Any: a Predictor, which is above this floor
+    def assistant(self, options: Mapping[str, Any]) -> Optional[Session]:
+        predictor: Any = options["assistant_model"]  # a Predictor, which is above this floor
         if predictor is None:
             return None
         other = predictor.open_task(self.name)
@@ -241,25 +159,6 @@ class TextGeneration(GenerativeTask):
         found: Session = predictor.graphs[self.component]
         return found
 
-    def forward(
-        self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
-    ) -> Iterator[tuple[int, Tensors]]:
-        from ..generation.texts import Texts
-
-        session = graphs[self.component]
-        order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
-            ids = [rows[i].tensors["input_ids"] for i in group]
-            steps = [min(_STEPS, len(each) - 1) for each in ids]
-            texts = Texts(session, len(group), max(map(len, ids)) + _STEPS)
-            found = [texts.read([each[: len(each) - count] for each, count in zip(ids, steps)])]
-            for step in range(max(steps)):
-                tokens = [each[min(len(each) - count + step, len(each) - 1)] for each, count in zip(ids, steps)]
-                found.append(texts.step(np.array(tokens)))
-            for row, (i, count) in enumerate(zip(group, steps)):
-                yield i, {"logits": np.stack([each[row] for each in found[: count + 1]])}
-
     def given(self, row: Row, graph: Graph) -> Tensors:
         ids = row.tensors["input_ids"][None]
         places = np.arange(ids.shape[1])[None]
@@ -268,8 +167,6 @@ class TextGeneration(GenerativeTask):
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """One token, the last of a text of so many."""
-        from ..generation.texts import Texts
-
         row = rows[next(iter(rows))]
         texts = Texts(graphs[self.component], 1, tokens)
         texts.read([np.resize(row.tensors["input_ids"], tokens - 1)])
@@ -280,15 +177,10 @@ class TextGeneration(GenerativeTask):
 
         return step
 
-    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        raise NotImplementedError  # `run` generates
-
     def reply(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
     ) -> list[Any]:
         """What each token of the texts costs, for the perplexity."""
-        from ..generation.texts import Texts
-
         said = []
         for text in inputs:
             (row,) = self.encode(text, {})
@@ -303,28 +195,6 @@ class TextGeneration(GenerativeTask):
                 )
             said.append({"nll": nll, "tokens": ids[1:].tolist(), "vocabulary": size})
         return said
-
-
-class _Pieces:
-    """Text as its tokens come: what is not a whole character yet is held back."""
-
-    def __init__(self, task: TextTask, before: Sequence[int]) -> None:
-        # A few tokens before the new ones: what a first word looks like depends on them.
-        self._task, self._ids = task, list(before[-4:])
-        self._shown = len(task.decoded(self._ids, skip=True))
-
-    def add(self, token: int) -> str:
-        self._ids.append(token)
-        text = self._task.decoded(self._ids, skip=True)
-        if text.endswith("\ufffd"):  # bytes of a character that more tokens will complete
-            return ""
-        piece, self._shown = text[self._shown :], len(text)
-        if text.endswith("\n"):  # nothing before a line's end changes what is behind it
-            self._ids, self._shown = self._ids[-1:], len(self._task.decoded(self._ids[-1:], skip=True))
-        return piece
-
-    def rest(self) -> str:
-        return self._task.decoded(self._ids, skip=True)[self._shown :]
 
 
 def _is_chat(inputs: Any) -> bool:  # Any: what the user gave
