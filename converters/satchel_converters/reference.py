@@ -152,7 +152,9 @@ def _same_pixels(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return bool(np.abs(ours - theirs).max() <= _PIXELS * max(np.abs(theirs).max(), 1))
 
 
-_SAMPLES = 1e-5  # of the largest value: float32 rounding of means, and of transforms in another grouping
+# Of the largest value: float32 rounding of means, and of transforms in another grouping. Whisper's extractor in torch is 6e-5 away
+# from itself in numpy, which the steps follow.
+_SAMPLES = 1e-4
 
 
 def _check_sounds(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[GoldenItem]) -> None:

@@ -164,7 +164,7 @@ _CALIBRATION = {
 
 
 def _items(task: str, kinds: Mapping[str, Sequence[str]], facts: ModelFacts) -> list[GoldenItem]:
-    kind = task_class(task)
+    kind = task_class(task, facts.config)
     parts = [kinds[name] for name in kind.modality.split("+")]
     made = []
     for index in range(max(map(len, parts))):

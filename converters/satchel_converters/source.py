@@ -231,7 +231,8 @@ def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
         UsageError: an unknown task, or a config without `architectures`.
         SupportError: no task of satchel fits the architecture.
     """
-    known = {name: task_class(name) for name in ([task] if task else list_tasks())}
+    config = source.facts.config
+    known = {name: task_class(name, config) for name in ([task] if task else list_tasks())}
     if task is None:
         if not source.architecture:
             raise UsageError(
@@ -255,15 +256,15 @@ def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
                 fix=f"name the task if you know it: --task, one of {', '.join(list_tasks())}",
             )
         task = "sentence-embedding" if pooled else max(fitting)[3]
-    main = task_class(task)
+    main = task_class(task, config)
     siblings = [
         name
         for name in list_tasks()
         if name != task
-        and task_class(name).auto_model == main.auto_model
-        and task_class(name).processors == main.processors
-        and task_class(name).outputs == main.outputs
-        and task_class(name).fits(source.facts)
+        and task_class(name, config).auto_model == main.auto_model
+        and task_class(name, config).processors == main.processors
+        and task_class(name, config).outputs == main.outputs
+        and task_class(name, config).fits(source.facts)
     ]
     return (task, *siblings)
 

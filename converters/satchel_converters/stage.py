@@ -17,7 +17,7 @@ import numpy as np
 
 from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.manifest import Graph, TaskEntry, from_plain, to_plain
-from satchel_runtimes.tasks import Task, task_class
+from satchel_runtimes.tasks import Task, open_task
 
 from .format import Artifact, Calibration, Plan
 from .process import HERE, Room, Tell, run_process
@@ -93,7 +93,7 @@ class _ModelFolder:
 
 def open_tasks(entries: Sequence[TaskEntry], folder: Path) -> dict[str, Task]:
     """The tasks of a model whose processors lie in `folder`."""
-    return {entry.name: task_class(entry.name)(entry, _ModelFolder(folder)) for entry in entries}
+    return {entry.name: open_task(entry, _ModelFolder(folder)) for entry in entries}
 
 
 def _write_job(job: Job, folder: Path) -> None:

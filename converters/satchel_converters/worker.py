@@ -55,7 +55,7 @@ def _run(folder: Path) -> None:
     processors = loaded.processors.save(folder, twin.config)
     bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
     facts = loaded.facts(job.max_length, bound)
-    entries = [task_class(name).entry(facts) for name in job.tasks]
+    entries = [task_class(name, facts.config).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts, job.golden)
     processors += write_pictures(job.tasks, folder) + write_sounds(job.tasks, folder)
     tasks = open_tasks(entries, folder)
@@ -91,7 +91,7 @@ def _ask(folder: Path) -> None:
 
     loaded = load_model(asked.source, asked.task)
     loaded.processors.save(folder, {})
-    entry = task_class(asked.task).entry(loaded.facts())
+    entry = loaded.task.entry(loaded.facts())
     task = open_tasks((entry,), folder)[asked.task]
     inputs = [each.input for each in read_examples(folder / ROWS)]
     tell("reference", f"{len(inputs)} rows through torch", total=len(inputs))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
-__all__ = ["decibel_mel", "kaldi_fbank", "mel_filters", "power_frames"]
+__all__ = ["decibel_mel", "kaldi_fbank", "log_mel", "log_mel_range", "mel_filters", "power_frames"]
 
 _FLOOR = 1.192092955078125e-07  # float32's epsilon, as Kaldi has it
 
@@ -88,4 +88,42 @@ def decibel_mel(samples: np.ndarray, rate: int, options: Mapping[str, Any]) -> n
     power = power_frames(frames, np.hanning(window + 1)[:-1], window)
     filters = mel_filters(window // 2 + 1, options["bins"], options["low"], options["high"], rate, "slaney")
     made: np.ndarray = (10 * np.log10(np.maximum(1e-10, power @ filters))).astype(np.float32)
+    return made
+
+
+Read = Callable[[int, int], np.ndarray]  # samples from one place to another
+
+_SILENCE = -10.0  # the logarithm of the least power
+_RANGE = 8.0  # what is kept below the loudest
+
+
+def log_mel(read: Read, length: int, first: int, count: int, options: Mapping[str, Any]) -> np.ndarray:
+    """Whisper's log-mel features before they are brought into a range: logarithms to base 10, float32 [frames, bins].
+
+    Frames are centred, and mirrored at both ends of the sound. Those that lie wholly behind it are silence, and not computed.
+
+    Args:
+        read: gives samples of the sound.
+        length: samples that it has.
+        first, count: the frames that are wanted, one for each `hop`.
+        options: `window` and `hop` in samples, `bins`, `rate` and `filled`: samples up to which silence fills a shorter sound.
+    """
+    window, hop, half = options["window"], options["hop"], options["window"] // 2
+    end = max(length, options.get("filled", 0))
+    sounding = min(count, max(-(-(length + half - first * hop) // hop), 1)) if end > length else count
+    low, high = first * hop - half, (first + sounding - 1) * hop + half
+    core = read(max(low, 0), min(high, length)).astype(np.float64)
+    core = np.pad(core, (0, max(min(high, end) - max(length, low), 0)))  # silence
+    core = np.pad(core, (max(-low, 0), max(high - end, 0)), mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(core, window)[::hop][:sounding]
+    power = power_frames(frames, np.hanning(window + 1)[:-1], window)
+    filters = mel_filters(window // 2 + 1, options["bins"], 0.0, 8000.0, options["rate"], "slaney")
+    made: np.ndarray = np.full((count, options["bins"]), _SILENCE, np.float32)
+    made[:sounding] = np.log10(np.maximum(1e-10, power @ filters))
+    return made
+
+
+def log_mel_range(features: np.ndarray, loudest: float) -> np.ndarray:
+    """About -1 to 1, with nothing that is 80 dB below the loudest of the whole sound."""
+    made: np.ndarray = ((np.maximum(features, np.float32(loudest - _RANGE)) + 4.0) / 4.0).astype(np.float32)
     return made

@@ -12,7 +12,7 @@ from .bundle import Bundle, open_bundle
 from .errors import UsageError
 from .manifest import Manifest, TaskEntry
 from .sessions import Session, SessionOptions, open_session
-from .tasks import Task, task_class
+from .tasks import Task, open_task
 
 __all__ = ["Predictor", "load"]
 
@@ -120,7 +120,7 @@ class Predictor:
         entry = self._entry(name)
         with self._lock:
             if name not in self._tasks:
-                self._tasks[name] = task_class(name)(entry, self.bundle)
+                self._tasks[name] = open_task(entry, self.bundle)
             return self._tasks[name]
 
     def _entry(self, name: Optional[str]) -> TaskEntry:

@@ -168,7 +168,7 @@ def prepare(options: Options) -> Prepared:
         )
     source = find_source(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
     tasks = tasks_for(source, options.task)
-    generates = task_class(tasks[0]).generates
+    generates = task_class(tasks[0], source.facts.config).generates
     if source.convolutional or generates:
         candidates = _candidates(options, profile, convolutional=source.convolutional, generates=generates)
     candidates = tuple(

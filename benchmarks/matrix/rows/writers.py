@@ -22,7 +22,14 @@ _BART: Mapping[str, Any] = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": 140,
 }
-_T5: Mapping[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
+_T5: Mapping[str, Any] = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": 2,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+}
 
 # model_type -> its config.
 WRITERS: Mapping[str, Mapping[str, Any]] = {

@@ -112,7 +112,7 @@ def load_model(source: SourceModel, task_name: str, attention: str | None = None
     """
     transformers = import_transformers(f"load {source.id}")
     _quiet(transformers)
-    task = task_class(task_name)
+    task = task_class(task_name, source.facts.config)
     chosen = {"attn_implementation": attention} if attention else {}
     common = {"local_files_only": True, "trust_remote_code": source.trust_remote_code}
     head = task.head(source.facts.config)[0]
@@ -153,6 +153,8 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
     generic = _BY_TASK.get(loaded.task.name) or _GENERIC[loaded.task.modality]
     # What an architecture needs as an encoder it does not as a decoder.
+    if loaded.source.facts.config.get("is_encoder_decoder") and loaded.task.generates:
+        generic = ".encoder_decoder"
     by_type = {} if loaded.task.generates else _BY_MODEL_TYPE
     module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)
     components: tuple[Component, ...] = module.capture(loaded)

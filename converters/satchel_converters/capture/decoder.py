@@ -29,7 +29,18 @@ from .rotary import fused_rotary, turns_halves
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["KINDS", "Caches", "Decoder", "Reference", "attending_copy", "capture", "check", "component_of", "past", "refused"]
+__all__ = [
+    "KINDS",
+    "Caches",
+    "Decoder",
+    "Reference",
+    "attending_copy",
+    "capture",
+    "check",
+    "component_of",
+    "past",
+    "refused",
+]
 
 _LENGTH, _CAPACITY = 11, 16  # of the traced example; no size equal to another by accident
 _PROMPT, _STEPS = 7, 4  # tokens of the text that the capture is checked on
@@ -66,7 +77,11 @@ class Decoder(torch.nn.Module):
         self.takes_positions = POSITIONS in inspect.signature(model.forward).parameters
 
     def forward(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, logits_positions: torch.Tensor, **others: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        logits_positions: torch.Tensor,
+        **others: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         self.kept.places = logits_positions
         pairs = [(others.pop(past(i, "key")), others.pop(past(i, "value"))) for i in range(self.layers)]

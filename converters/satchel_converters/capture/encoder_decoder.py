@@ -7,6 +7,7 @@ every token that is written. What the decoder writes itself lies in a cache as t
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
+
+from satchel_runtimes.tasks.audio import audio_steps
 
 from ..component import Axis, Component, Input, Output
 from .attention import Asked, Held, Pair, attending
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["capture"]
 
 _MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
+_POSITIONS = "decoder_position_ids"  # where a model takes them
 _WRITTEN = 11  # tokens of the text that the capture is checked on
 
 
@@ -37,14 +41,14 @@ class _Steps(EncoderDecoderCache):
     """transformers' cache, in whose place `attend` finds its own. It notes what comes next, and for an encoder's graph what the
     layers make of its states."""
 
-    is_sliding = is_linear = is_dummy = ()  # type: ignore[assignment]  # what masks would ask, and there are none
+    is_sliding = is_linear = is_dummy = ()  # what masks would ask, and there are none
 
     def __init__(self, held: Held | Asked, cross: Sequence[Pair] | None) -> None:
         self._held, self._given = held, cross
         self.made: list[Pair] = []
         self.is_updated = _Always(cross is not None)
         self.self_attention_cache = SimpleNamespace(update=self._own, get_seq_length=self.get_seq_length)  # type: ignore[assignment]  # all that is asked of it
-        self.cross_attention_cache = SimpleNamespace(update=self._theirs, layers=_Layers(self))  # type: ignore[assignment]  # as above
+        self.cross_attention_cache = SimpleNamespace(update=self._theirs, layers=_Layers(self))  # type: ignore[assignment]  # all that is asked of it
 
     def get_seq_length(self, layer_idx: int = 0) -> Any:  # Any: transformers says int, and adds it to positions
         return self._held.positions[:, :1] if isinstance(self._held, Held) else 0
@@ -85,7 +89,9 @@ class _Layers:
 
 
 @contextlib.contextmanager
-def _mask_of(model: Any, given: torch.Tensor | None = None) -> Iterator[list[torch.Tensor | None]]:  # Any: of many classes
+def _mask_of(
+    model: Any, given: torch.Tensor | None = None
+) -> Iterator[list[torch.Tensor | None]]:  # Any: of many classes
     """The mask with which the decoder is called, which some models make from the encoder's; `given` is passed in its place."""
     found: list[torch.Tensor | None] = []
 
@@ -131,11 +137,13 @@ class _Writer(Decoder):
     def __init__(self, model: Any, layers: int, across: int, width: int) -> None:
         super().__init__(model, layers)
         self.across, self.width = across, width
+        self.takes_positions = _POSITIONS in inspect.signature(model.forward).parameters
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         held.seen = others.get(_MASK)
         pairs = [(others[_cross(i, "key")], others[_cross(i, "value")]) for i in range(self.across)]
         states = torch.zeros(input_ids.shape[0], 1, self.width)  # whose keys are there already
+        placed = {_POSITIONS: held.positions} if self.takes_positions and isinstance(held, Held) else {}
         result: torch.Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             decoder_input_ids=input_ids,
@@ -143,6 +151,7 @@ class _Writer(Decoder):
             past_key_values=_Steps(held, pairs),
             use_cache=True,
             return_dict=True,
+            **placed,
         ).logits
         return result
 
@@ -173,7 +182,7 @@ class _WriterReference(Reference):
     def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         across, layer = DynamicCache(), 0
         while _cross(layer, "key") in others:
-            across.update(*(others[_cross(layer, kind)] for kind in KINDS), layer)
+            across.update(others[_cross(layer, "key")], others[_cross(layer, "value")], layer)
             layer += 1
         whole = EncoderDecoderCache(cache.self_attention_cache, across)
         states = torch.zeros(1, others[_cross(0, "key")].shape[2], self.width)
@@ -240,7 +249,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
 
 def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tuple[_Writer, Asked]:  # Any: as above
     """The decoder, and what its layers ask for."""
-    width = int(loaded.model.get_encoder().config.hidden_size)  # type: ignore[operator]  # every encoder's config has it
+    width = int(loaded.model.get_encoder().config.hidden_size)
     across = sum(name.startswith("cross_key") for name in made)
     writer, asked = _Writer(model, 0, across, width), Asked()
     ids = torch.ones(2, 1, dtype=torch.int64)
@@ -252,6 +261,11 @@ def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tup
 
 def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
     """What the encoder takes, with an example of two rows."""
+    if loaded.task.modality == "audio":
+        steps = {step.step: step.options for step in audio_steps(loaded.facts())}
+        shape = (steps["log_mel"]["bins"], steps["log_mel"]["frames"])
+        made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
+        return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
     sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
     wanted = ["input_ids", "attention_mask"]
     return {

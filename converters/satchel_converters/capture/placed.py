@@ -50,6 +50,8 @@ PLACED: Mapping[str, Callable[..., Any]] = {
         f"{name}LearnedPositionalEmbedding.forward": _learned
         for name in ("Bart", "LED", "MBart", "Mvp", "PLBart", "TrOCR")
     },
-    **{f"{name}SinusoidalPositionalEmbedding.forward": _waves for name in ("M2M100", "NllbMoe", "Speech2Text", "TrOCR")},
+    **{
+        f"{name}SinusoidalPositionalEmbedding.forward": _waves for name in ("M2M100", "NllbMoe", "Speech2Text", "TrOCR")
+    },
     **{f"{name}Attention.compute_bias": _distances for name in ("LongT5", "MT5", "T5", "UMT5", "Pix2StructText")},
 }

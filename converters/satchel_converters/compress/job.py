@@ -314,7 +314,7 @@ def _fine_tune(job: _Job) -> tuple[transformers.PreTrainedModel, dict[str, Any]]
     labels = _labels_of(job)
     torch.manual_seed(asked.seed)
     model = load_headed(job.source, job.task, labels)
-    processors = load_processors(job.made, task_class(job.task).needs(job.source.facts.config))
+    processors = load_processors(job.made, task_class(job.task, job.source.facts.config).needs(job.source.facts.config))
     if "tokenizer" in processors.by_name:
         processors.tokenizer.save_pretrained(job.folder)
         job.set_length()

@@ -34,7 +34,11 @@ def apply(rules: Sequence[Rule], ids: np.ndarray, scores: np.ndarray) -> np.ndar
 
 
 def rules_of(
-    config: GenerationConfig, prompt: int, max_length: int, encoder_ids: Optional[np.ndarray] = None
+    config: GenerationConfig,
+    prompt: int,
+    max_length: int,
+    encoder_ids: Optional[np.ndarray] = None,
+    own: Sequence[Rule] = (),
 ) -> list[Rule]:
     """The rules that a config asks for.
 
@@ -42,6 +46,7 @@ def rules_of(
         prompt: tokens that are given at the start.
         max_length: tokens in all.
         encoder_ids: of an encoder's text.
+        own: a task's, which come before what sampling leaves out.
     """
     eos = np.array(config.eos_token_id, dtype=np.int64)
     rules: list[Rule] = []
@@ -77,6 +82,7 @@ def rules_of(
         # The first token that is free: a forced one stands before it.
         begin = prompt + (1 if prompt <= 1 and config.forced_bos_token_id is not None else 0)
         rules.append(_Never(np.array(config.begin_suppress_tokens), at=begin))
+    rules += own
     if config.do_sample:
         rules += _warpers(config, len(eos))
     if config.renormalize_logits:

@@ -29,13 +29,14 @@ class Prompt:
     """What generation starts from.
 
     `ids` are the decoder's first tokens, `beside` is what each call of it is given too, [1, …], and `encoder_ids` are the
-    tokens of an encoder's text, which some rules read. `context` is what the model can hold.
+    tokens of an encoder's text, which some rules read. `context` is what the model can hold, and `own` are a task's rules.
     """
 
     ids: Sequence[int]
     context: int
     beside: Optional[Mapping[str, np.ndarray]] = None
     encoder_ids: Optional[np.ndarray] = None
+    own: Sequence[Rule] = ()
 
     def longest(self, config: GenerationConfig) -> int:
         """Tokens in all.
@@ -54,7 +55,7 @@ class Prompt:
         return longest
 
     def rules(self, config: GenerationConfig) -> list[Rule]:
-        return rules_of(config, len(self.ids), self.longest(config), self.encoder_ids)
+        return rules_of(config, len(self.ids), self.longest(config), self.encoder_ids, self.own)
 
 
 @dataclass(frozen=True)

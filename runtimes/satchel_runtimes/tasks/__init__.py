@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any, Optional
 
 from ..errors import unknown_name
-from .task import Row, Task
+from ..manifest import TaskEntry
+from .task import Files, Row, Task
 
-__all__ = ["Row", "Task", "list_tasks", "task_class"]
+__all__ = ["Row", "Task", "list_tasks", "open_task", "task_class"]
 
 _MODULES = {
     "audio-classification": ".audio_classification",
@@ -49,8 +52,8 @@ def list_tasks() -> tuple[str, ...]:
     return tuple(_MODULES)
 
 
-def task_class(name: str) -> type[Task]:
-    """The class that serves a task; its file is imported now and not before.
+def task_class(name: str, config: Optional[Mapping[str, Any]] = None) -> type[Task]:
+    """The class that serves a task, for a model of this config.json where one is known; its file is imported now and not before.
 
     Raises:
         UsageError: no task has this name.
@@ -58,4 +61,9 @@ def task_class(name: str) -> type[Task]:
     if name not in _MODULES:
         raise unknown_name("task", name, _MODULES)
     found: type[Task] = importlib.import_module(_MODULES[name], __name__).TASK
-    return found
+    return found if config is None else found.for_model(config)
+
+
+def open_task(entry: TaskEntry, files: Files) -> Task:
+    """A bundle's task, with what it reads from there."""
+    return task_class(entry.name).for_entry(entry)(entry, files)

@@ -9,7 +9,7 @@ from typing import Any, Callable, ClassVar
 import numpy as np
 
 from ..errors import IntegrityError, SupportError, UsageError
-from ..log_mel import decibel_mel, kaldi_fbank
+from ..log_mel import decibel_mel, kaldi_fbank, log_mel, log_mel_range
 from ..manifest import Step, TaskEntry
 from ..sound import Sound, open_sound, sound_of
 from .task import Files, Input, ModelFacts, Row, Task
@@ -33,7 +33,8 @@ def audio_steps(facts: ModelFacts) -> tuple[Step, ...]:
             why=f"satchel computes those of {', '.join(_STEPS_OF)}",
             fix="report the checkpoint",
         )
-    if (has.get("feature_size", 1) != 1 and kind != "ClapFeatureExtractor") or has.get("padding_value", 0.0) != 0.0:
+    maps = ("ClapFeatureExtractor", "WhisperFeatureExtractor")
+    if (has.get("feature_size", 1) != 1 and kind not in maps) or has.get("padding_value", 0.0) != 0.0:
         raise SupportError(
             f"Cannot carry the feature extractor {kind}.",
             why="it pads with other values than 0, or has several channels",
@@ -85,10 +86,29 @@ def _of_clap(facts: ModelFacts) -> tuple[Step, ...]:
     )
 
 
+def _of_whisper(facts: ModelFacts) -> tuple[Step, ...]:
+    has = facts.feature_extractor
+    if has.get("dither"):
+        raise SupportError(
+            "Cannot carry the feature extractor WhisperFeatureExtractor.",
+            why="it adds noise by chance (dither), so that no two answers are the same",
+            fix="set dither to 0.0 in preprocessor_config.json",
+        )
+    sizes = {
+        "window": has["n_fft"],
+        "hop": has["hop_length"],
+        "bins": has["feature_size"],
+        "rate": has["sampling_rate"],
+    }
+    filled = has["chunk_length"] * has["sampling_rate"]
+    return (Step("log_mel", {**sizes, "filled": filled, "frames": filled // has["hop_length"]}),)
+
+
 _STEPS_OF: Mapping[str, Callable[[ModelFacts], tuple[Step, ...]]] = {
     "Wav2Vec2FeatureExtractor": _of_waves,
     "ASTFeatureExtractor": _of_kaldi,
     "ClapFeatureExtractor": _of_clap,
+    "WhisperFeatureExtractor": _of_whisper,
 }
 
 
@@ -133,7 +153,8 @@ class AudioTask(Task):
             self._normalize = "normalize_wave" in has
             self._fbank, self._scale = has.get("kaldi_fbank"), has.get("scale")
             self._mel, self._filled = has.get("decibel_mel"), has.get("fill_wave")
-            self._map = self._fbank or self._mel  # the size of a spectrogram, where the model sees one
+            self._log = has.get("log_mel")
+            self._map = self._fbank or self._mel or self._log  # the size of a spectrogram, where the model sees one
             frames: Mapping[str, Any] = {"kernels": [], "strides": []} if self._map else has["frames"]
             self._kernels, self._strides = list(frames["kernels"]), list(frames["strides"])
             least = 400 if self._fbank else 1
@@ -186,6 +207,11 @@ class AudioTask(Task):
             samples = sound.samples(self.rate, start, min(stop, start + self._filled["samples"]))
             whole = _filled(samples, **self._filled)
             return Row({"input_features": decibel_mel(whole, self.rate, self._mel)[None]}, 1, extra)
+        if self._log is not None:
+            filled = self._log["filled"]
+            samples = sound.samples(self.rate, start, min(stop, start + filled))
+            found = log_mel(lambda a, b: samples[a:b], len(samples), 0, self._log["frames"], self._log)
+            return Row({"input_features": log_mel_range(found, float(found.max())).T}, 1, extra)
         if length > MAX_SECONDS * self.rate:
             raise UsageError(
                 f"Cannot use the sound {sound.name} as a whole.",
@@ -241,4 +267,4 @@ def _filled(wave: np.ndarray, samples: int, repeat: bool) -> np.ndarray:
     return found
 
 
-_STEPS = ("mono", "resample", "normalize_wave", "frames", "kaldi_fbank", "scale", "fill_wave", "decibel_mel")
+_STEPS = ("mono", "resample", "normalize_wave", "frames", "kaldi_fbank", "scale", "fill_wave", "decibel_mel", "log_mel")

@@ -13,8 +13,9 @@ from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from ..sound import Sound
 from .audio import AudioTask, audio_steps
-from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, forward, softmax
+from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, Task, forward, softmax
 from .text import SPACES_TO_CLEAN, choice
+from .written_speech import WrittenSpeech
 
 __all__ = ["TASK"]
 
@@ -40,6 +41,14 @@ class SpeechRecognition(AudioTask):
     target = "text"
     metrics = ("wer",)
     too_long = "pass chunk_length_s=30: pieces of 30 seconds that overlap"
+
+    @classmethod
+    def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
+        return WrittenSpeech if config.get("is_encoder_decoder") else cls
+
+    @classmethod
+    def for_entry(cls, entry: TaskEntry) -> type[Task]:
+        return cls if any(step.step == "ctc" for step in entry.postprocess) else WrittenSpeech
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)

@@ -6,14 +6,13 @@ import dataclasses
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from ..generation import GenerationConfig, Prompt, Stops, Texts, generate, never, stream
-from ..manifest import Graph, Step, TaskEntry
+from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
-from ..sessions.cache import Cache
 from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
 from .text import TextTask
 

@@ -159,5 +159,3 @@ class TextRewriting(RewritingTask):
 
     def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
         return (self.prefix + item,) if isinstance(item, str) else ()
-
-

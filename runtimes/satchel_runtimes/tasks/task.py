@@ -137,6 +137,16 @@ class Task(ABC):
         """The processors that this model has for the task."""
         return cls.processors
 
+    @classmethod
+    def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
+        """The class that serves this task for a model of this config.json: some tasks are served in two ways."""
+        return cls
+
+    @classmethod
+    def for_entry(cls, entry: TaskEntry) -> type[Task]:
+        """The same, for a task of a bundle."""
+        return cls
+
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         """Read what the task needs from the bundle, once."""

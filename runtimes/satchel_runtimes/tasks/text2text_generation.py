@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .rewriting import TextRewriting
+from .task import ModelFacts
 
 __all__ = ["TASK"]
 
@@ -15,8 +16,18 @@ class Text2TextGeneration(TextRewriting):
     """
 
     name = "text2text-generation"
-    architectures = ("ForConditionalGeneration", "EncoderDecoderModel")
+    architectures = (
+        *(
+            f"{name}ForConditionalGeneration"
+            for name in ("T5", "Bart", "Blenderbot", "BlenderbotSmall", "LED", "Mvp", "ProphetNet")
+        ),
+        "EncoderDecoderModel",
+    )
     columns = {"text": ("text", "input", "source", "question", "sentence"), "target": ("target", "output", "answer")}
+
+    @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        return facts.config.get("model_type") not in ("speech-encoder-decoder", "vision-encoder-decoder")
 
 
 TASK = Text2TextGeneration

@@ -74,7 +74,9 @@ class Translation(TextRewriting):
         if self._languages is None:
             return super().ids_of(self._asked(item, options), options)
         code = self._languages["codes"][options["src_lang"]]
-        before, after = ([code if each is None else each for each in self._languages[side]] for side in ("before", "after"))
+        before, after = (
+            [code if each is None else each for each in self._languages[side]] for side in ("before", "after")
+        )
         room = self.max_length - len(before) - len(after)
         words = list(self.encoding(item, special=False, cut=False).ids)
         return np.array([*before, *words[:room], *after], dtype=np.int64)
