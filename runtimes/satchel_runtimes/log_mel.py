@@ -110,7 +110,10 @@ def log_mel(read: Read, length: int, first: int, count: int, options: Mapping[st
     """
     window, hop, half = options["window"], options["hop"], options["window"] // 2
     end = max(length, options.get("filled", 0))
-    sounding = min(count, max(-(-(length + half - first * hop) // hop), 1)) if end > length else count
+    made: np.ndarray = np.full((count, options["bins"]), _SILENCE, np.float32)
+    sounding = min(count, -(-(length + half - first * hop) // hop)) if end > length else count
+    if sounding <= 0:
+        return made
     low, high = first * hop - half, (first + sounding - 1) * hop + half
     core = read(max(low, 0), min(high, length)).astype(np.float64)
     core = np.pad(core, (0, max(min(high, end) - max(length, low), 0)))  # silence
@@ -118,7 +121,6 @@ def log_mel(read: Read, length: int, first: int, count: int, options: Mapping[st
     frames = np.lib.stride_tricks.sliding_window_view(core, window)[::hop][:sounding]
     power = power_frames(frames, np.hanning(window + 1)[:-1], window)
     filters = mel_filters(window // 2 + 1, options["bins"], 0.0, 8000.0, options["rate"], "slaney")
-    made: np.ndarray = np.full((count, options["bins"]), _SILENCE, np.float32)
     made[:sounding] = np.log10(np.maximum(1e-10, power @ filters))
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import transformers
 
 from ..row import lively, save, tokenizer
 
-__all__ = ["WRITERS", "writer"]
+__all__ = ["WRITERS", "translator", "whisper", "writer"]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -57,3 +58,66 @@ def writer(model_type: str, folder: Path, *, seed: int = 0, **own: Any) -> None:
     model = transformers.AutoModelForSeq2SeqLM.from_config(config)
     # Twice as lively as an encoder: what comes next must be clear now and then.
     save(folder, lively(model, seed, 2.0), reader)
+
+
+def translator(folder: Path, *, seed: int = 0) -> None:
+    """An NLLB: its tokenizer marks each text with its language, and its decoder begins with the other one."""
+    made = json.loads(tokenizer("bpe").backend_tokenizer.to_str())["model"]
+    merges = [tuple(each) for each in made["merges"]]
+    reader = transformers.NllbTokenizer(
+        vocab=made["vocab"], merges=merges, src_lang="eng_Latn", tgt_lang="fra_Latn", model_max_length=128
+    )
+    special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = transformers.AutoConfig.for_model("m2m_100", vocab_size=len(reader), **{**_BART, **special})
+    save(folder, lively(transformers.AutoModelForSeq2SeqLM.from_config(config), seed, 2.0), reader)
+
+
+_LANGUAGES = ("en", "de", "fr")
+
+
+def whisper(folder: Path, *, seed: int = 0, multilingual: bool = True) -> None:
+    """A whisper with its own special tokens, timestamps and windows of 30 seconds; only its layers are small."""
+    made = json.loads(tokenizer("bpe").backend_tokenizer.to_str())["model"]
+    reader = transformers.WhisperTokenizer(
+        vocab=made["vocab"], merges=[tuple(each) for each in made["merges"]], model_max_length=1024
+    )
+    names = ["<|startoftranscript|>", *(f"<|{each}|>" for each in _LANGUAGES if multilingual)]
+    names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    names += [f"<|{place * 0.02:.2f}|>" for place in range(1501)]
+    reader.add_special_tokens({"additional_special_tokens": names})
+    code = reader.convert_tokens_to_ids
+    end, begin = code("<|endoftext|>"), code("<|startoftranscript|>")
+    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": begin}
+    config = transformers.WhisperConfig(
+        vocab_size=len(reader),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=16,
+        max_target_positions=64,
+        begin_suppress_tokens=None,
+        suppress_tokens=None,
+        **special,
+    )
+    model = lively(transformers.WhisperForConditionalGeneration(config), seed, 2.0)
+    several = {
+        "lang_to_id": {f"<|{each}|>": code(f"<|{each}|>") for each in _LANGUAGES},
+        "task_to_id": {each: code(f"<|{each}|>") for each in ("transcribe", "translate")},
+    }
+    model.generation_config = transformers.GenerationConfig(
+        **special,
+        max_length=40,
+        is_multilingual=multilingual,
+        no_timestamps_token_id=code("<|notimestamps|>"),
+        max_initial_timestamp_index=50,
+        suppress_tokens=[20, 21],
+        begin_suppress_tokens=[30, end],
+        return_timestamps=False,
+        **(several if multilingual else {}),
+    )
+    extractor = transformers.WhisperFeatureExtractor(feature_size=16)
+    save(folder, model, reader, extractor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -30,8 +30,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
     """`predict("clip.wav")` is `{"text"}`; with `return_timestamps=True` also `"chunks"`, `[{"text", "timestamp": (start, end)}]` in
     seconds.
 
-    Options: `language` ("en"; None: what is heard) and `task` ("transcribe" or "translate", to English) of a whisper that knows
-    several; and every setting of `GenerationConfig` by its name. A sound of more than 30 seconds is read in windows, each of which
+    Options: `language` ("en"; None: what is heard) and `translate` (to English) of a whisper that knows several; and every setting of `GenerationConfig` by its name. A sound of more than 30 seconds is read in windows, each of which
     begins at the last timestamp of the one before (Radford et al. 2022, section 3.8), and takes no more memory than one of them.
     """
 
@@ -45,7 +44,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
         "SpeechT5ForSpeechToText",
         "WhisperForConditionalGeneration",
     )
-    options = {**RewritingTask.options, "return_timestamps": None, "language": None, "task": None}
+    options = {**RewritingTask.options, "return_timestamps": None, "language": None, "translate": None}
     columns = {"audio": ("audio", "file", "path", "sound", "audio_path"), "text": ("text", "sentence", "transcript")}
     optional = frozenset({"text"})
     target = "text"
@@ -96,29 +95,36 @@ class WrittenSpeech(RewritingTask, AudioTask):
     def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(super().check_options(given))
         if self._whisper is None:
-            asked = next((name for name in ("return_timestamps", "language", "task") if found[name]), None)
+            asked = next((name for name in ("return_timestamps", "language", "translate") if found[name]), None)
             if asked:
                 raise UsageError(
                     f"Cannot use {asked}={found[asked]!r}.", why="this model has no such tokens", fix="leave it out"
                 )
             return found
+        config: GenerationConfig = found["config"]
+        if config.max_new_tokens is None:  # transformers counts a whisper's length without the prompt
+            found["config"] = config.changed({"max_new_tokens": config.max_length})
         if found["return_timestamps"] not in (None, False, True):
             raise UsageError(
                 f"Cannot use return_timestamps={found['return_timestamps']!r}.",
                 why="this model says when each piece of speech begins and ends, not each word",
                 fix="pass True",
             )
-        for name in ("language", "task"):
-            found[name] = found[name] or self._whisper[name]
-            known = self._whisper[f"{name}s"]
-            if found[name] is not None and found[name] not in known:
+        found["language"], known = found["language"] or self._whisper["language"], self._whisper["languages"]
+        wanted = {None: self._whisper["task"], True: "translate", False: "transcribe"}.get(found["translate"], "")
+        for name, asked, among in (
+            ("language", found["language"], known),
+            ("translate", wanted, self._whisper["tasks"]),
+        ):
+            if asked is not None and asked not in among:
                 raise UsageError(
                     f"Cannot use {name}={found[name]!r}.",
-                    why="this model knows " + (", ".join(known) or "one only"),
-                    fix=f"leave {name} out" + (", or choose one of these" if known else ""),
+                    why="this model knows " + (", ".join(among) or "one language, and to write it down"),
+                    fix=f"leave {name} out" + (", or choose one of these" if name == "language" and among else ""),
                 )
-        if found["language"] and not found["task"] and self._whisper["tasks"]:
-            found["task"] = "transcribe"
+        if found["language"] and wanted is None and self._whisper["tasks"]:
+            wanted = "transcribe"
+        found["translate"] = wanted
         found["return_timestamps"] = bool(found["return_timestamps"] or self._whisper["return_timestamps"])
         return found
 
@@ -127,8 +133,8 @@ class WrittenSpeech(RewritingTask, AudioTask):
         if self._whisper is not None:
             if options["language"]:
                 first.append(self._whisper["languages"][options["language"]])
-            if options["task"]:
-                first.append(self._whisper["tasks"][options["task"]])
+            if options["translate"]:
+                first.append(self._whisper["tasks"][options["translate"]])
             if not options["return_timestamps"]:
                 first.append(self._whisper["untimed"])
         return [*first, *options["decoder_input_ids"]]
@@ -178,14 +184,14 @@ class WrittenSpeech(RewritingTask, AudioTask):
             prompts = self._prompts(graphs, [row for _, row in short], options)
             made = generate(graphs[self.component], prompts, options["config"], self.stops(options["config"]))
             for (place, _), prompt, found in zip(short, prompts, made):
-                answers[place] = self._said(
-                    [*self._parts([*prompt.ids[self._given(options) :], *found[0]], options)], options
-                )
+                begun = prompt.ids[len(prompt.ids) - len(options["decoder_input_ids"]) :]
+                answers[place] = self._said([_Part(0.0, 0.0, [*begun, *found[0]])], options)
             short.clear()
 
         for place, item in enumerate(inputs):
             sound = self.sound(item)
-            if self._whisper is not None and sound.length_at(self.rate) > self._longest:
+            long = self._whisper is not None and sound.length_at(self.rate) > self._longest
+            if long or options["return_timestamps"]:
                 answers[place] = self._said(self._windows(graphs, sound, options), options)
                 continue
             short.append((place, self._started(self.row_of(sound), options)))
@@ -198,22 +204,11 @@ class WrittenSpeech(RewritingTask, AudioTask):
     def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
         return answer
 
-    def _given(self, options: Mapping[str, Any]) -> int:
-        """Of a prompt's tokens, those that are not part of the answer; counted from the end, for a language may be among them."""
-        return -len(options["decoder_input_ids"]) or 2**31
-
-    def _parts(self, ids: list[int], options: Mapping[str, Any]) -> Iterator[_Part]:
-        if not options["return_timestamps"]:
-            yield _Part(0.0, None, ids)
-            return
-        assert self._whisper is not None and self._log is not None  # `check_options` said so
-        yield from _cut(self._ended(ids), self._whisper["untimed"] + 1, self._log["frames"])[0]
-
     def _ended(self, ids: list[int]) -> list[int]:
         """Without the token that ends a text."""
         return ids[:-1] if ids and ids[-1] in self.config.eos_token_id else ids
 
-    def _said(self, parts: Iterator[_Part] | Sequence[_Part], options: Mapping[str, Any]) -> Answer:
+    def _said(self, parts: Iterable[_Part], options: Mapping[str, Any]) -> Answer:
         first_mark = self._whisper["untimed"] if self._whisper is not None else 2**62
         chunks, ids = [], []
         for part in parts:
@@ -225,26 +220,25 @@ class WrittenSpeech(RewritingTask, AudioTask):
         return {**answer, "chunks": chunks} if options["return_timestamps"] else answer
 
     def _windows(self, graphs: Mapping[str, Session], sound: Sound, options: Mapping[str, Any]) -> Iterator[_Part]:
-        """What is said in a long sound; each window goes on from the last timestamp, so these are always asked for."""
-        assert self._log is not None and self._whisper is not None  # else no sound is long
+        """What is said, and when; each window goes on from the last timestamp of the one before, however long the sound is."""
+        assert self._log is not None and self._whisper is not None  # else nothing is timed
         timed = {**options, "return_timestamps": True}
         length, size = sound.length_at(self.rate), self._log["frames"]
-        frames = length // self._log["hop"]
-        loudest = self._loudest(sound, length, frames)
+        frames = max(length // self._log["hop"], size)  # a short sound is followed by silence
+        filled = self._longest if frames == size else 0
+        loudest = self._loudest(sound, filled, frames)
         seek = 0
         while seek < frames:
             count = min(size, frames - seek)
-            found = log_mel_range(self._features_of(sound, length, seek, count), loudest)
-            filled = np.pad(found, ((0, size - count), (0, 0))).T  # as transformers fills the last window
-            row = self._started(Row({"input_features": filled}, 1), timed)
+            found = log_mel_range(self._features_of(sound, filled, seek, count), loudest)
+            whole = np.pad(found, ((0, size - count), (0, 0))).T  # as transformers fills the last window
+            row = self._started(Row({"input_features": whole}, 1), timed)
             prompts = self._prompts(graphs, [row], timed)
             timed["language"] = self._language(prompts[0])  # of the first window, for all
             ((ids,),) = generate(graphs[self.component], prompts, timed["config"], self.stops(timed["config"]))
             parts, moved = _cut(self._ended(ids), self._whisper["untimed"] + 1, count)
             offset = seek * self._log["hop"] / self.rate
-            for part in parts:
-                end = None if part.end is None else part.end + offset
-                yield _Part(part.start + offset, end, part.ids)
+            yield from (_Part(part.start + offset, part.end + offset, part.ids) for part in parts)
             seek += moved or count
 
     def _language(self, prompt: Prompt) -> Optional[str]:
@@ -252,24 +246,24 @@ class WrittenSpeech(RewritingTask, AudioTask):
         names = {code: name for name, code in self._whisper["languages"].items()}
         return next((names[each] for each in prompt.ids if each in names), None)
 
-    def _features_of(self, sound: Sound, length: int, first: int, count: int) -> np.ndarray:
+    def _features_of(self, sound: Sound, filled: int, first: int, count: int) -> np.ndarray:
         assert self._log is not None
-        options = {**self._log, "filled": 0}
+        length, options = sound.length_at(self.rate), {**self._log, "filled": filled}
         return log_mel(lambda a, b: sound.samples(self.rate, a, b), length, first, count, options)
 
-    def _loudest(self, sound: Sound, length: int, frames: int) -> float:
+    def _loudest(self, sound: Sound, filled: int, frames: int) -> float:
         assert self._log is not None
         step = _PIECE * self.rate // self._log["hop"]
-        pieces = (self._features_of(sound, length, i, min(step, frames - i)) for i in range(0, frames, step))
+        pieces = (self._features_of(sound, filled, i, min(step, frames - i)) for i in range(0, frames, step))
         return max(float(each.max()) for each in pieces)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Tokens with the seconds from and to; None: it does not end in its window."""
+    """Tokens with the seconds from and to."""
 
     start: float
-    end: Optional[float]
+    end: float
     ids: list[int]
 
 
@@ -296,8 +290,11 @@ def _cut(ids: list[int], first: int, frames: int) -> tuple[list[_Part], int]:
         return (token - first) * _MARK
 
     if not ends:
-        last = next((each for each in reversed(ids) if each > first), None)
-        end = seconds(last) if last is not None else frames / _FRAMES * _MARK
+        last = next((each for each in reversed(ids) if each >= first), first)
+        # By transformers' own expression, which rounds.
+        end = (
+            last - first if last != first else int(np.float32(frames) * np.float32(0.01) / np.float32(_MARK))
+        ) * _MARK
         return [_Part(0.0, end, ids)], frames
     ends = [*ends, len(ids)] if whole else [*ends[:-1], ends[-1] + 1]
     parts, begin = [], 0
