@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.matrix.cell import model_of
 from benchmarks.matrix.rows import ROWS
 from benchmarks.matrix.rows.generators import decoder
+from benchmarks.matrix.rows.writers import translator
 from tests import bundles
 
 import satchel
@@ -48,8 +49,10 @@ _OF_MINILM = ("feature-extraction", "sentence-embedding", "sentence-similarity")
 _ROWS = {  # where the first row of a task is not the one
     "table-question-answering": "tapas-aggregation",
     "image-to-image": "swin2sr, any size",
+    "summarization": "pegasus",
+    "text2text-generation": "t5",
 }
-_TASKS = {"smollm2": "text-generation"}  # of real models
+_TASKS = {"smollm2": "text-generation", "whisper": "automatic-speech-recognition"}  # of real models
 _SHOWN = 2  # entries of a list
 _WIDTH = 118
 _WORDS = 40  # characters of a string; what a real model wrote is shown whole
@@ -78,6 +81,9 @@ def workplace(folder: Path, tasks: Sequence[str]) -> None:
     write_sounds(["audio-classification"], folder)
     (folder / SOUNDS[0]).rename(folder / "clip.wav")
     _film(folder / "clip.mp4")
+    if "whisper" in tasks:
+        by_name = {file.stem: file for file, _ in _REAL["spoken"]()}
+        shutil.copyfile(by_name["agent-alreadyon"], folder / "prompt.wav")
     for task in tasks:
         satchel.convert(
             _model(task, folder),
@@ -127,13 +133,16 @@ def _model(task: str, folder: Path) -> Path:
         return bundles.model_of(_FITTED[task])
     if task in _OF_MINILM:
         return bundles.minilm()
-    real = {"image-classification": "efficientnet", "smollm2": "smollm2"}.get(task)
+    real = {"image-classification": "efficientnet", "smollm2": "smollm2", "whisper": "whisper"}.get(task)
     if real is not None:
         found: Path = _REAL[real]()
         return found
     if task == "text-generation":
         decoder("llama", folder / "llama")
         return folder / "llama"
+    if task == "translation":
+        translator(folder / "nllb")
+        return folder / "nllb"
     named = _ROWS.get(task)
     return model_of(next(row for row in ROWS if row.task == task and named in (None, row.architecture)), folder)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, documents, joined, tables, text, towers, video, vision
+from . import audio, decoders, detectors, documents, generators, joined, tables, text, towers, video, vision, writers
 
 __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = (
     *text.ROWS,
     *decoders.ROWS,
+    *generators.ROWS,
+    *writers.ROWS,
     *vision.ROWS,
     *detectors.ROWS,
     *audio.ROWS,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
-from ..row import lively, save, tokenizer
+from ..row import Row, lively, save, tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "DECODERS", "decoder"]
+__all__ = ["CHAT_TEMPLATE", "DECODERS", "NO_CACHE", "ROWS", "decoder"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -86,3 +88,34 @@ def decoder(model_type: str, folder: Path, *, seed: int = 0, **own: Any) -> None
     config = transformers.AutoConfig.for_model(model_type, **settings)
     # Twice as lively as an encoder: what comes next must be clear now and then.
     save(folder, lively(transformers.AutoModelForCausalLM.from_config(config), seed, 2.0), reader)
+
+
+def _goes_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What `generate` writes behind each text, as the pipeline gives it."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    writer: Any = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    alone = []
+    for text in inputs:
+        given = reader(text, return_tensors="pt")
+        with torch.inference_mode():
+            (found,) = writer.generate(**given, **options)
+        new = reader.decode(found[given["input_ids"].shape[1] :], skip_special_tokens=True)
+        alone.append([{"generated_text": text + new}])
+    return [*alone, *alone]
+
+
+NO_CACHE = {"tflite": "A cache is not kept in TFLite yet."}
+_TEXTS = ("Where is the order", "The small model answers quickly and keeps", "A")
+
+ROWS: tuple[Row, ...] = tuple(
+    Row(
+        model_type.removesuffix("_text"),
+        "text-generation",
+        functools.partial(decoder, model_type),
+        _TEXTS,
+        {"max_new_tokens": 12, "do_sample": False},
+        oracle=_goes_on,
+        absent=NO_CACHE,
+    )
+    for model_type in DECODERS
+)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
 
-from ..row import lively, save, tokenizer
+from ..row import Row, lively, save, tokenizer
+from .generators import NO_CACHE
 
-__all__ = ["WRITERS", "translator", "whisper", "writer"]
+__all__ = ["ROWS", "WRITERS", "translator", "whisper", "writer"]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -121,3 +125,63 @@ def whisper(folder: Path, *, seed: int = 0, multilingual: bool = True) -> None:
     )
     extractor = transformers.WhisperFeatureExtractor(feature_size=16)
     save(folder, model, reader, extractor)
+
+
+def _rewrites(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What `generate` writes about each text, as the last pipeline gave it."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    loaded: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    found = []
+    for text in inputs:
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**reader(text, return_tensors="pt"), **options)
+        found.append({key: reader.decode(ids, skip_special_tokens=True)})
+    return [*([each] for each in found), *found]
+
+
+def _hears(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """The pieces of speech that whisper's own `generate` finds."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(model)
+    loaded: Any = transformers.WhisperForConditionalGeneration.from_pretrained(model).eval()
+    found = []
+    for samples in inputs:
+        given = extractor(samples, sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
+        with torch.inference_mode():
+            parts = loaded.generate(**given, **options, return_segments=True)["segments"][0]
+        texts = [reader.decode(each["tokens"], skip_special_tokens=True) for each in parts]
+        times = [(float(each["start"]), float(each["end"])) for each in parts]
+        chunks = [{"text": text, "timestamp": time} for text, time in zip(texts, times, strict=True)]
+        found.append({"text": "".join(texts), "chunks": chunks})
+    return [*found, *found]
+
+
+_TEXTS = ("Where is my order?", "A small model that answers quickly is often better than a large one.", "No.")
+_FIRST = {"marian": "translation", "m2m_100": "translation", "mbart": "translation", "pegasus": "summarization"}
+_KEYS = {"translation": "translation_text", "summarization": "summary_text"}
+
+
+def _row(model_type: str) -> Row:
+    task = _FIRST.get(model_type.removeprefix("bigbird_"), "text2text-generation")
+    oracle = functools.partial(_rewrites, _KEYS.get(task, "generated_text"))
+    build, options = functools.partial(writer, model_type), {"max_new_tokens": 12, "num_beams": 2}
+    return Row(model_type, task, build, _TEXTS, options, oracle=oracle, absent=NO_CACHE)
+
+
+def _sound(seconds: float) -> np.ndarray:
+    time = np.arange(int(seconds * 16000)) / 16000
+    return (np.sin(2 * np.pi * (300 + 200 * np.sin(5 * time)) * time) * 0.3).astype(np.float32)
+
+
+ROWS: tuple[Row, ...] = (
+    *map(_row, WRITERS),
+    Row(
+        "whisper",
+        "automatic-speech-recognition",
+        whisper,
+        (_sound(1.5), _sound(4.0)),
+        {"language": "en", "return_timestamps": True, "max_new_tokens": 20},
+        oracle=_hears,
+        absent=NO_CACHE,
+    ),
+)
