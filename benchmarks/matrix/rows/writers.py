@@ -12,10 +12,12 @@ import numpy as np
 import torch
 import transformers
 
+from satchel_converters.pictures import draw
+
 from ..row import Row, lively, save, tokenizer
 from .generators import NO_CACHE
 
-__all__ = ["ROWS", "WRITERS", "translator", "whisper", "writer"]
+__all__ = ["ROWS", "WRITERS", "captioner", "pair", "translator", "whisper", "writer"]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -156,6 +158,74 @@ def _hears(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     return [*found, *found]
 
 
+_BERT: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 140,
+}
+_SIGHT: Mapping[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+# What writes about pictures: as its config has it, and how much livelier its weights are.
+_CAPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "trocr": {
+        "d_model": 32,
+        "decoder_layers": 2,
+        "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 64,
+        "cross_attention_hidden_size": 24,
+    },
+}
+
+
+def pair(folder: Path, *, seed: int = 0) -> None:
+    """Two BERTs, one of which reads and the other writes."""
+    reader = tokenizer("unigram")
+    sides = [transformers.BertConfig(vocab_size=len(reader), **_BERT) for _ in range(2)]
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*sides)
+    _start(config, reader)
+    save(folder, lively(transformers.EncoderDecoderModel(config), seed, 2.0), reader)
+
+
+def captioner(decoder: str, folder: Path, *, seed: int = 0) -> None:
+    """A ViT that sees and a decoder that writes; of TrOCR's the two have other widths."""
+    reader = tokenizer("bpe")
+    settings = {"vocab_size": len(reader), **_CAPTIONS[decoder]}
+    writes = transformers.AutoConfig.for_model(decoder, **settings)
+    sees = transformers.ViTConfig(**_SIGHT)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(sees, writes)
+    _start(config, reader)
+    looks = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
+    save(folder, lively(transformers.VisionEncoderDecoderModel(config), seed, 2.0), reader, looks)
+
+
+def _start(config: Any, reader: Any) -> None:  # Any: of transformers, without types
+    config.decoder_start_token_id, config.eos_token_id = reader.bos_token_id, reader.eos_token_id
+    config.pad_token_id = reader.pad_token_id
+
+
+def _tells(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What `generate` writes about each picture, as the last pipeline gave it."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    loaded: Any = transformers.VisionEncoderDecoderModel.from_pretrained(model).eval()
+    found = []
+    for picture in inputs:
+        with torch.inference_mode():
+            (ids,) = loaded.generate(looks(picture, return_tensors="pt")["pixel_values"], **options)
+        found.append({"generated_text": reader.decode(ids, skip_special_tokens=True)})
+    return [*([each] for each in found), *found]
+
+
 _TEXTS = ("Where is my order?", "A small model that answers quickly is often better than a large one.", "No.")
 _FIRST = {"marian": "translation", "m2m_100": "translation", "mbart": "translation", "pegasus": "summarization"}
 _KEYS = {"translation": "translation_text", "summarization": "summary_text"}
@@ -183,5 +253,26 @@ ROWS: tuple[Row, ...] = (
         {"language": "en", "return_timestamps": True, "max_new_tokens": 20},
         oracle=_hears,
         absent=NO_CACHE,
+    ),
+    Row(
+        "encoder-decoder",
+        "text2text-generation",
+        pair,
+        _TEXTS,
+        {"max_new_tokens": 12},
+        oracle=functools.partial(_rewrites, "generated_text"),
+        absent=NO_CACHE,
+    ),
+    *(
+        Row(
+            f"vision-encoder-decoder, {decoder}",
+            "image-to-text",
+            functools.partial(captioner, decoder),
+            tuple(draw(6000 + number) for number in range(3)),
+            {"max_new_tokens": 12},
+            oracle=_tells,
+            absent=NO_CACHE,
+        )
+        for decoder in _CAPTIONS
     ),
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.tasks import Task, task_class
+from satchel_runtimes.tasks.rewriting import RewritingTask
 from satchel_runtimes.tasks.task import ModelFacts
 
 from ..component import Component
@@ -60,10 +61,7 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
     "multiple-choice": ".choices",
     "region-question-answering": ".regions",
-    "summarization": ".encoder_decoder",
     "text-generation": ".decoder",
-    "text2text-generation": ".encoder_decoder",
-    "translation": ".encoder_decoder",
     "video-classification": ".video",
     "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",
@@ -153,7 +151,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     """The model's exportable graphs."""
     generic = _BY_TASK.get(loaded.task.name) or _GENERIC[loaded.task.modality]
     # What an architecture needs as an encoder it does not as a decoder.
-    if loaded.source.facts.config.get("is_encoder_decoder") and loaded.task.generates:
+    if issubclass(loaded.task, RewritingTask):
         generic = ".encoder_decoder"
     by_type = {} if loaded.task.generates else _BY_MODEL_TYPE
     module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)

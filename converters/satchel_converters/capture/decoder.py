@@ -56,6 +56,10 @@ class _Kept(torch.nn.Module):
         self.places: torch.Tensor | None = None
         self.states: torch.Tensor | None = None  # of the last call
 
+    @property
+    def bias(self) -> Any:  # Any: a parameter or None; some models keep a name for it
+        return getattr(self.head, "bias", None)
+
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if self.places is None:  # an encoder's graph ends before
             return self.head(states)  # type: ignore[no-any-return]  # modules have no types

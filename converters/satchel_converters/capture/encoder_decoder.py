@@ -19,9 +19,11 @@ from transformers.modeling_outputs import BaseModelOutput
 from satchel_runtimes.tasks.audio import audio_steps
 
 from ..component import Axis, Component, Input, Output
+from . import attention
 from .attention import Asked, Held, Pair, attending
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder import padding, text_example
+from .image import picture_input
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -131,13 +133,21 @@ class _Encoder(torch.nn.Module):
         return _named(cache.made, masks[0])
 
 
+def _takes_positions(model: Any) -> bool:  # Any: as above
+    accepted = inspect.signature(model.forward).parameters
+    # A pair of two models hands what begins with "decoder_" on to the second.
+    pair = hasattr(model, "decoder") and any(each.kind is each.VAR_KEYWORD for each in accepted.values())
+    decoder = inspect.signature(model.decoder.forward).parameters if pair else {}
+    return _POSITIONS in accepted or _POSITIONS.removeprefix("decoder_") in decoder
+
+
 class _Writer(Decoder):
     """The decoder over an encoder's keys and values."""
 
     def __init__(self, model: Any, layers: int, across: int, width: int) -> None:
         super().__init__(model, layers)
         self.across, self.width = across, width
-        self.takes_positions = _POSITIONS in inspect.signature(model.forward).parameters
+        self.takes_positions = _takes_positions(model)
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         held.seen = others.get(_MASK)
@@ -204,6 +214,11 @@ def _named(pairs: Sequence[Pair], mask: torch.Tensor | None) -> dict[str, torch.
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """Raises: SupportError where the decoder answers otherwise with its cache outside."""
     model: Any = attending_copy(loaded)
+    for each in (
+        model.get_decoder().modules()
+    ):  # also where transformers knows of one way only, and `older_decoders` of another
+        if hasattr(each, "config"):
+            each.config._attn_implementation = attention.NAME
     # The encoder attends as it was loaded.
     for mine, theirs in zip(model.get_encoder().modules(), loaded.model.get_encoder().modules(), strict=True):
         if hasattr(theirs, "config"):
@@ -261,6 +276,8 @@ def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tup
 
 def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
     """What the encoder takes, with an example of two rows."""
+    if loaded.task.modality == "image":
+        return dict([picture_input(loaded.task.entry(loaded.facts()).preprocess)])
     if loaded.task.modality == "audio":
         steps = {step.step: step.options for step in audio_steps(loaded.facts())}
         shape = (steps["log_mel"]["bins"], steps["log_mel"]["frames"])

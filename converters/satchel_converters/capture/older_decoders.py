@@ -74,6 +74,33 @@ def _falcon(
     return self.dense(result.flatten(2)), None
 
 
+def _projected(
+    self: Any,
+    hidden_states: torch.Tensor,
+    key_value_states: torch.Tensor | None = None,
+    past_key_values: Any = None,
+    attention_mask: Any = None,
+    **others: Any,
+) -> Any:
+    """TrOCR: its own attention and that to an encoder in one class."""
+    batch = hidden_states.shape[0]
+
+    def heads(states: torch.Tensor) -> torch.Tensor:
+        return states.reshape(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
+
+    query, place = heads(self.q_proj(hidden_states) * self.scaling), self.layer_idx
+    if key_value_states is not None and past_key_values.is_updated.get(place):
+        layer = past_key_values.cross_attention_cache.layers[place]
+        key, value = layer.keys, layer.values
+    else:
+        own = key_value_states is None
+        cache = past_key_values.self_attention_cache if own else past_key_values.cross_attention_cache
+        states = hidden_states if own else key_value_states
+        key, value = cache.update(heads(self.k_proj(states)), heads(self.v_proj(states)), place)
+    result, _ = attend(self, query, key, value, None, scaling=1.0)
+    return self.out_proj(result.flatten(2)), None
+
+
 # "Class.method" -> what stands for it; the names are those of `rewrite.rewritten`.
 OLDER: Mapping[str, Callable[..., Any]] = {
     "BloomAttention.forward": _bloom,
@@ -83,4 +110,5 @@ OLDER: Mapping[str, Callable[..., Any]] = {
     "GPTJAttention._attn": _plain,
     "GPTNeoSelfAttention._attn": _gpt_neo,
     "MptAttention.forward": _mpt,
+    "TrOCRAttention.forward": _projected,
 }

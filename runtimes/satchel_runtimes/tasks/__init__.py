@@ -24,6 +24,7 @@ _MODULES = {
     "image-segmentation": ".image_segmentation",
     "image-text-retrieval": ".image_text_retrieval",
     "image-to-image": ".image_to_image",
+    "image-to-text": ".image_to_text",
     "multiple-choice": ".multiple_choice",
     "object-detection": ".object_detection",
     "question-answering": ".question_answering",

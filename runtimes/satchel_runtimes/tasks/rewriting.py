@@ -100,7 +100,7 @@ class RewritingTask(GenerativeTask):
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """The encoder on so many tokens, and the first token of the answer."""
         row = next(iter(rows.values()))
-        long = Row({name: self._repeated(value, tokens) for name, value in row.tensors.items()}, tokens)
+        long = Row({name: self.repeated(value, tokens) for name, value in row.tensors.items()}, tokens)
         first = self.written(row)[:1]
 
         def step() -> object:
@@ -109,8 +109,9 @@ class RewritingTask(GenerativeTask):
 
         return step
 
-    def _repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
-        return np.resize(value, (tokens, *value.shape[1:]))
+    def repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
+        """An input of the encoder at so many tokens; one that is no text keeps its size."""
+        return value
 
     def reply(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
@@ -153,6 +154,9 @@ class TextRewriting(RewritingTask):
         row = self.row_of_ids(ids, np.zeros_like(ids), None)
         start: np.ndarray = np.array(self.start(options), dtype=np.int64)
         return [Row({**row.tensors, "decoder_input_ids": start}, row.length, component="encoder")]
+
+    def repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
+        return np.resize(value, tokens)
 
     def ids_of(self, item: str, options: Mapping[str, Any]) -> np.ndarray:
         return np.array(self.encoding(self.prefix + item).ids, dtype=np.int64)

@@ -146,9 +146,6 @@ class WrittenSpeech(RewritingTask, AudioTask):
         start: np.ndarray = np.array(self.start(options), dtype=np.int64)
         return Row({**row.tensors, "decoder_input_ids": start}, row.length, component="encoder")
 
-    def _repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
-        return value  # a sound keeps its size
-
     def prompts(
         self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
     ) -> list[Prompt]:
