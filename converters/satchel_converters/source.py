@@ -162,8 +162,9 @@ class SourceModel:
         return modules
 
     def _positions(self) -> int:
-        text = self.config.get("text_config")  # of a model that sees, too
-        config = {**self.config, **(text if isinstance(text, dict) else {})}
+        # Of a model that sees, too, or of the first of two.
+        parts = [self.config.get(name) for name in ("encoder", "text_config")]
+        config = {name: each for part in (self.config, *parts) if isinstance(part, dict) for name, each in part.items()}
         names = ("max_position_embeddings", "n_positions", "max_seq_len")
         count = next((self._number(config, name, 512) for name in names if config.get(name) is not None), 512)
         if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":

@@ -115,7 +115,7 @@ def log_mel(read: Read, length: int, first: int, count: int, options: Mapping[st
     if sounding <= 0:
         return made
     low, high = first * hop - half, (first + sounding - 1) * hop + half
-    core = read(max(low, 0), min(high, length)).astype(np.float64)
+    core: np.ndarray = read(max(low, 0), min(high, length)).astype(np.float64)
     core = np.pad(core, (0, max(min(high, end) - max(length, low), 0)))  # silence
     core = np.pad(core, (max(-low, 0), max(high - end, 0)), mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(core, window)[::hop][:sounding]

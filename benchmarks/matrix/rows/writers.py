@@ -17,7 +17,7 @@ from satchel_converters.pictures import draw
 from ..row import Row, lively, save, tokenizer
 from .generators import NO_CACHE
 
-__all__ = ["ROWS", "WRITERS", "captioner", "pair", "translator", "whisper", "writer"]
+__all__ = ["ROWS", "WRITERS", "captioner", "moonshine", "pair", "translator", "whisper", "writer"]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -158,6 +158,30 @@ def _hears(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     return [*found, *found]
 
 
+def moonshine(folder: Path, *, seed: int = 0) -> None:
+    """It hears samples themselves, of any length."""
+    reader = tokenizer("bpe")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 2}
+    heads = {f"{side}_num_attention_heads": 4 for side in ("encoder", "decoder")}
+    special = {"bos_token_id": reader.bos_token_id, "eos_token_id": reader.eos_token_id}
+    start = {"decoder_start_token_id": reader.bos_token_id, "pad_token_id": reader.pad_token_id}
+    config = transformers.MoonshineConfig(vocab_size=len(reader), **sizes, **heads, **special, **start)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
+    model = lively(transformers.MoonshineForConditionalGeneration(config), seed, 2.0)
+    save(folder, model, reader, extractor)
+
+
+def _hears_samples(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    loaded: Any = transformers.MoonshineForConditionalGeneration.from_pretrained(model).eval()
+    found = []
+    for samples in inputs:
+        with torch.inference_mode():
+            (ids,) = loaded.generate(torch.from_numpy(samples)[None], **options)
+        found.append({"text": reader.decode(ids, skip_special_tokens=True)})
+    return [*found, *found]
+
+
 _BERT: Mapping[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -252,6 +276,15 @@ ROWS: tuple[Row, ...] = (
         (_sound(1.5), _sound(4.0)),
         {"language": "en", "return_timestamps": True, "max_new_tokens": 20},
         oracle=_hears,
+        absent=NO_CACHE,
+    ),
+    Row(
+        "moonshine",
+        "automatic-speech-recognition",
+        moonshine,
+        (_sound(1.5), _sound(0.6)),
+        {"max_new_tokens": 12},
+        oracle=_hears_samples,
         absent=NO_CACHE,
     ),
     Row(

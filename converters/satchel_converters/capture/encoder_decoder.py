@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from satchel_runtimes.tasks.audio import audio_steps
+from satchel_runtimes.tasks.audio import audio_steps, receptive_field
 
 from ..component import Axis, Component, Input, Output
 from . import attention
@@ -24,6 +25,7 @@ from .attention import Asked, Held, Pair, attending
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder import padding, text_example
 from .image import picture_input
+from .rotary import plain_turn
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["capture"]
 
 _MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
+_STATES = "encoder_hidden_states"  # likewise
 _POSITIONS = "decoder_position_ids"  # where a model takes them
 _WRITTEN = 11  # tokens of the text that the capture is checked on
 
@@ -108,29 +111,103 @@ def _mask_of(
         hook.remove()
 
 
+@dataclass
+class _States(BaseModelOutput):
+    """An encoder's answer, as every model takes it."""
+
+    attention_mask: torch.Tensor | None = None
+
+
 def _first_token(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Of a text that nobody reads: the keys and values of the encoder's states do not depend on it."""
     return torch.ones(next(iter(inputs.values())).shape[0], 1, dtype=torch.int64)
 
 
-class _Encoder(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
+class _Read(Exception):  # no error: it ends a call where the decoder begins
+    """What the encoder found."""
+
+    def __init__(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
         super().__init__()
-        self.model, self.config = model, model.config
+        self.states, self.mask = states, mask
+
+
+class _Encoder(torch.nn.Module):
+    """The encoder, and of each layer of the decoder the projections of what that found, which `_projections` lists.
+
+    The decoder itself is not called: what it would make of a token that nobody reads hangs on the graph by the shapes alone.
+    """
+
+    def __init__(self, model: Any, projections: Sequence[_Projection], whole: bool) -> None:
+        super().__init__()
+        self.model, self.config, self.projections, self.whole = model, model.config, projections, whole
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        asked, ids = Asked(), _first_token(inputs)
-        cache = _Steps(asked, None)
-        with attending(asked), _mask_of(self.model) as masks:
-            self.model(
-                **inputs,
-                decoder_input_ids=ids,
-                decoder_attention_mask=torch.ones_like(ids),
-                past_key_values=cache,
-                use_cache=True,
-                return_dict=True,
-            )
-        return _named(cache.made, masks[0])
+        def reached(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            raise _Read(kwargs[_STATES], kwargs.get(_MASK))
+
+        hook = self.model.get_decoder().register_forward_pre_hook(reached, with_kwargs=True)
+        try:
+            with plain_turn(self.model):
+                self.model(**inputs, decoder_input_ids=_first_token(inputs), return_dict=True)
+        except _Read as read:
+            pairs = [each.pair(read.states) for each in self.projections]
+            return _named(pairs, read.mask, self.whole)
+        finally:
+            hook.remove()
+        raise AssertionError("the decoder was not called")
+
+
+@dataclass
+class _Projection:
+    """How a layer's keys and values are made of the encoder's states: by two modules, or by one that gives both."""
+
+    modules: Sequence[torch.nn.Module]
+    heads: tuple[int, int]  # of keys and of values
+    sizes: tuple[int, int]
+
+    def pair(self, states: torch.Tensor) -> Pair:
+        found = [module(states) for module in self.modules]
+        if len(found) == 1:
+            width = self.heads[0] * self.sizes[0]
+            found = [found[0][..., :width], found[0][..., width:]]
+        if len(found) != len(KINDS):
+            raise RuntimeError(f"{len(found)} modules of a layer take the encoder's states")
+        return self._by_head(found[0], 0), self._by_head(found[1], 1)
+
+    def _by_head(self, flat: torch.Tensor, kind: int) -> torch.Tensor:
+        shape = (flat.shape[0], flat.shape[1], self.heads[kind], self.sizes[kind])
+        return flat.reshape(shape).transpose(1, 2)
+
+
+def _projections(model: Any, example: Mapping[str, torch.Tensor]) -> list[_Projection]:  # Any: as above
+    """Found by a call with something to read, from what the decoder's layers do with the encoder's states."""
+    asked, called = Asked(), []
+    cache, hooks = _Steps(asked, None), []
+    states: list[torch.Tensor] = []
+
+    def entered(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        states.append(kwargs[_STATES])
+
+    def projected(module: torch.nn.Module, args: Any, found: Any) -> None:
+        if states and args and args[0] is states[-1]:
+            called.append((module, len(cache.made)))
+
+    decoder = model.get_decoder()
+    hooks.append(decoder.register_forward_pre_hook(entered, with_kwargs=True))
+    hooks += [each.register_forward_hook(projected) for each in decoder.modules() if not list(each.children())]
+    ids = _first_token(example)
+    try:
+        with attending(asked), torch.no_grad():
+            model(**example, decoder_input_ids=ids, decoder_attention_mask=torch.ones_like(ids), past_key_values=cache)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    made = []
+    for layer, (key, value) in enumerate(cache.made):
+        modules = [module for module, place in called if place == layer]
+        heads, sizes = (key.shape[1], value.shape[1]), (key.shape[3], value.shape[3])
+        made.append(_Projection(modules, heads, sizes))
+    return made
 
 
 def _takes_positions(model: Any) -> bool:  # Any: as above
@@ -154,31 +231,32 @@ class _Writer(Decoder):
         pairs = [(others[_cross(i, "key")], others[_cross(i, "value")]) for i in range(self.across)]
         states = torch.zeros(input_ids.shape[0], 1, self.width)  # whose keys are there already
         placed = {_POSITIONS: held.positions} if self.takes_positions and isinstance(held, Held) else {}
-        result: torch.Tensor = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=states),
-            decoder_input_ids=input_ids,
-            decoder_attention_mask=torch.ones_like(input_ids),
-            past_key_values=_Steps(held, pairs),
-            use_cache=True,
-            return_dict=True,
-            **placed,
-        ).logits
+        with plain_turn(self.model):
+            result: torch.Tensor = self.model(
+                encoder_outputs=_States(last_hidden_state=states),
+                decoder_input_ids=input_ids,
+                decoder_attention_mask=torch.ones_like(input_ids),
+                past_key_values=_Steps(held, pairs),
+                use_cache=True,
+                return_dict=True,
+                **placed,
+            ).logits
         return result
 
 
 class _EncoderReference(torch.nn.Module):
     """The checkpoint's own keys and values, from transformers' own cache."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, whole: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.whole = model, whole
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         with _mask_of(self.model) as masks:
             self.model(**inputs, decoder_input_ids=_first_token(inputs), past_key_values=cache, use_cache=True)
         layers: list[Any] = cache.cross_attention_cache.layers  # of several classes
-        return _named([(each.keys, each.values) for each in layers], masks[0])
+        return _named([(each.keys, each.values) for each in layers], masks[0], self.whole)
 
 
 class _WriterReference(Reference):
@@ -198,7 +276,7 @@ class _WriterReference(Reference):
         states = torch.zeros(1, others[_cross(0, "key")].shape[2], self.width)
         with _mask_of(self.model, others.get(_MASK)):
             result: torch.Tensor = self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
+                encoder_outputs=_States(last_hidden_state=states),
                 decoder_input_ids=input_ids,
                 past_key_values=whole,
                 use_cache=True,
@@ -206,8 +284,12 @@ class _WriterReference(Reference):
         return result
 
 
-def _named(pairs: Sequence[Pair], mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+def _named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dict[str, torch.Tensor]:
+    """The outputs of an encoder's graph; `whole` says that a mask is wanted where the model makes none."""
     made = {_cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
+    if mask is None and whole:
+        key = pairs[0][0]
+        mask = torch.ones(key.shape[0], key.shape[2])
     return made if mask is None else {**made, _MASK: mask.to(torch.int64)}
 
 
@@ -225,14 +307,22 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
             mine.config = theirs.config
     inputs = _inputs(loaded)
     example = {spec.name: made for spec, made in inputs.items()}
-    module = _Encoder(model).eval()
-    with torch.no_grad():
-        made = module(**example)
-        expected = _EncoderReference(loaded.model)(**example)
-    if list(made) != list(expected):
-        raise refused(loaded.source.id, f"its decoder's layers gave {list(made)} of the encoder, not {list(expected)}")
-    batch = Axis("batch")
     length = next((axis for spec in inputs for axis in spec.axes[1:] if isinstance(axis, Axis)), None)
+    reference = _EncoderReference(loaded.model, length is not None)
+    module = _Encoder(model, _projections(model, example), length is not None).eval()
+    with torch.no_grad():
+        expected = reference(**example)
+        try:
+            made = module(**example)
+        except RuntimeError as error:  # of projections that are others, or none
+            raise refused(
+                loaded.source.id, f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}"
+            ) from None
+    if any(not _alike(made.get(name), each) for name, each in expected.items()):
+        raise refused(
+            loaded.source.id, "its decoder makes more of the encoder's states than projections to keys and values"
+        )
+    batch = Axis("batch")
     if length is None:
         places: Axis | int = made[_cross(0, "key")].shape[2]
     else:
@@ -248,7 +338,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         tuple(inputs),
         tuple(Output(name, kinds[name], axes(value)) for name, value in made.items()),
         example,
-        reference=_EncoderReference(loaded.model),
+        reference=reference,
     )
     writer, asked = _writer(loaded, model, made)
     beside = {Input(name, kinds[name], axes(value)): value for name, value in made.items()}
@@ -260,6 +350,11 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         alone = {name: value[:1] for name, value in example.items()}
         check(loaded, decoder, ids, loaded.model(**alone, decoder_input_ids=ids).logits[0])
     return encoder, decoder
+
+
+def _alike(ours: torch.Tensor | None, theirs: torch.Tensor) -> bool:
+    close = 1e-4 * float(theirs.abs().max())
+    return ours is not None and ours.shape == theirs.shape and torch.allclose(ours.to(theirs.dtype), theirs, atol=close)
 
 
 def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tuple[_Writer, Asked]:  # Any: as above
@@ -280,6 +375,13 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
         return dict([picture_input(loaded.task.entry(loaded.facts()).preprocess)])
     if loaded.task.modality == "audio":
         steps = {step.step: step.options for step in audio_steps(loaded.facts())}
+        if "frames" in steps:
+            kernels, strides = steps["frames"]["kernels"], steps["frames"]["strides"]
+            least = receptive_field(1, kernels, strides)
+            made = torch.randn(
+                (2, receptive_field(19, kernels, strides) + 7), generator=torch.Generator().manual_seed(0)
+            )
+            return {Input("input_values", "float32", (Axis("batch"), Axis("samples", least))): made}
         shape = (steps["log_mel"]["bins"], steps["log_mel"]["frames"])
         made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
         return {Input("input_features", "float32", (Axis("batch"), *shape)): made}

@@ -14,9 +14,38 @@ from typing import Any
 
 import torch
 
-__all__ = ["fused_rotary", "turns_halves"]
+__all__ = ["fused_rotary", "plain_turn", "turns_halves"]
 
 _NAME = "apply_rotary_pos_emb"
+
+
+@contextlib.contextmanager
+def plain_turn(model: torch.nn.Module) -> Iterator[None]:
+    """Inside, a model that turns neighbours does so by reshapes: of a flattened end torch's exporter does not know the rank, and of
+    repeats it keeps the traced size."""
+    module = sys.modules[type(model).__module__]
+    own = getattr(module, _NAME, None)
+    if own is None or not _agrees(own, _by_neighbours):
+        yield
+        return
+    setattr(module, _NAME, _by_neighbours)
+    try:
+        yield
+    finally:
+        setattr(module, _NAME, own)
+
+
+def _by_neighbours(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    size = int(cos.shape[-1])
+    half = [each[:, None, :, : size // 2, None] for each in (cos, sin)]
+
+    def turned(states: torch.Tensor) -> torch.Tensor:
+        first, second = states[..., 0:size:2, None], states[..., 1:size:2, None]
+        pairs = torch.cat([first * half[0] - second * half[1], second * half[0] + first * half[1]], dim=-1)
+        flat = pairs.reshape(states.shape[0], states.shape[1], states.shape[2], size)
+        return torch.cat([flat, states[..., size:]], dim=-1)
+
+    return turned(q), turned(k)
 
 
 @contextlib.contextmanager
@@ -73,8 +102,15 @@ class _Rotary(torch.autograd.Function):
 def turns_halves(model: torch.nn.Module) -> bool:
     """Whether the model has rotary positions that turn one half of a head with the other."""
     own = getattr(sys.modules[type(model).__module__], _NAME, None)
-    if own is None:
-        return False
+    return own is not None and _agrees(own, _by_halves)
+
+
+def _by_halves(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    turned = [torch.cat([-each[..., 4:], each[..., :4]], dim=-1) for each in (q, k)]
+    return tuple(each * cos[:, None] + other * sin[:, None] for each, other in zip((q, k), turned, strict=True))
+
+
+def _agrees(own: Callable[..., Any], other: Callable[..., Any]) -> bool:
     generator = torch.Generator().manual_seed(0)
     q, k, angles = (torch.randn(shape, generator=generator) for shape in ((1, 2, 3, 8), (1, 1, 3, 8), (1, 3, 4)))
     cos, sin = (torch.cat([each, each], dim=-1) for each in (angles.cos(), angles.sin()))
@@ -82,6 +118,5 @@ def turns_halves(model: torch.nn.Module) -> bool:
         found = own(q, k, cos, sin)
     except (RuntimeError, TypeError, ValueError, IndexError):  # made for other shapes, or with other arguments
         return False
-    turned = [torch.cat([-each[..., 4:], each[..., :4]], dim=-1) for each in (q, k)]
-    expected = [each * cos[:, None] + other * sin[:, None] for each, other in zip((q, k), turned, strict=True)]
-    return all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(expected, found, strict=True))
+    pairs = zip(other(q, k, cos, sin), found, strict=True)
+    return all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in pairs)

@@ -43,9 +43,14 @@ def audio_steps(facts: ModelFacts) -> tuple[Step, ...]:
     return (Step("mono"), Step("resample", {"rate": int(has["sampling_rate"])}), *_STEPS_OF[kind](facts))
 
 
+# Kernels and strides where they are the class's own, by model_type.
+_CONVOLUTIONS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"moonshine": ((127, 7, 3), (64, 3, 2))}
+
+
 def _of_waves(facts: ModelFacts) -> tuple[Step, ...]:
     """Of samples, for a model whose first layers are convolutions over them."""
-    kernels, strides = facts.config.get("conv_kernel"), facts.config.get("conv_stride")
+    fixed = _CONVOLUTIONS.get(str(facts.config.get("model_type")), ((), ()))
+    kernels, strides = facts.config.get("conv_kernel") or fixed[0], facts.config.get("conv_stride") or fixed[1]
     if not kernels or not strides or facts.config.get("add_adapter"):
         raise SupportError(
             f"Cannot carry a model of the type {facts.config.get('model_type')}.",

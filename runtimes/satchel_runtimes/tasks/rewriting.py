@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import SupportError
 from ..generation import Prompt, Texts, generate
-from ..manifest import Step, TaskEntry
+from ..manifest import Step, TaskEntry, TensorSpec
 from ..sessions import Session, Tensors
 from .generative import STEPS, GenerativeTask
 from .task import Answer, Files, Input, ModelFacts, Row, pad
@@ -61,8 +61,13 @@ class RewritingTask(GenerativeTask):
 
     def beside(self, graphs: Mapping[str, Session], rows: Sequence[Row]) -> Tensors:
         encoder, wanted = graphs["encoder"], {spec.name for spec in graphs[self.component].inputs}
-        found = encoder.run({spec.name: pad([row.tensors[spec.name] for row in rows], spec) for spec in encoder.inputs})
-        return {name: value for name, value in found.items() if name in wanted}
+        # Of samples each sound is heard alone: norms over the whole time would hear padding too.
+        alone = any("samples" in spec.shape for spec in encoder.inputs)
+        found = [
+            encoder.run({spec.name: pad([row.tensors[spec.name] for row in group], spec) for spec in encoder.inputs})
+            for group in ([[row] for row in rows] if alone else [list(rows)])
+        ]
+        return {spec.name: _joined(spec, found) for spec in encoder.outputs if spec.name in wanted}
 
     def prompts(
         self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
@@ -120,6 +125,18 @@ class RewritingTask(GenerativeTask):
         return [(each[0] if isinstance(each, list) else each)[self.answer_key] for each in found]
 
 
+def _joined(spec: TensorSpec, found: Sequence[Tensors]) -> np.ndarray:
+    """One output of several runs as that of one, filled with zeros, which its mask marks."""
+    parts = [each[spec.name] for each in found]
+    if len(parts) == 1:
+        return parts[0]
+    place = spec.shape.index("encoder_sequence")
+    longest = max(each.shape[place] for each in parts)
+    sides = [[(0, longest - each.shape[i] if i == place else 0) for i in range(each.ndim)] for each in parts]
+    joined: np.ndarray = np.concatenate([np.pad(each, side) for each, side in zip(parts, sides)])
+    return joined
+
+
 class TextRewriting(RewritingTask):
     """From one text to another. A checkpoint that was trained for several jobs has a `prefix` for this one, which goes before each
     text, and settings of its own."""
@@ -156,10 +173,12 @@ class TextRewriting(RewritingTask):
         return [Row({**row.tensors, "decoder_input_ids": start}, row.length, component="encoder")]
 
     def repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
-        return np.resize(value, tokens)
+        repeated: np.ndarray = np.resize(value, tokens)
+        return repeated
 
     def ids_of(self, item: str, options: Mapping[str, Any]) -> np.ndarray:
-        return np.array(self.encoding(self.prefix + item).ids, dtype=np.int64)
+        ids: np.ndarray = np.array(self.encoding(self.prefix + item).ids, dtype=np.int64)
+        return ids
 
     def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
         return (self.prefix + item,) if isinstance(item, str) else ()

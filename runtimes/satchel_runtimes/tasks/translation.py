@@ -79,7 +79,8 @@ class Translation(TextRewriting):
         )
         room = self.max_length - len(before) - len(after)
         words = list(self.encoding(item, special=False, cut=False).ids)
-        return np.array([*before, *words[:room], *after], dtype=np.int64)
+        ids: np.ndarray = np.array([*before, *words[:room], *after], dtype=np.int64)
+        return ids
 
     def _asked(self, item: str, options: Mapping[str, Any]) -> str:
         """With the words that a checkpoint of several pairs is told one by."""
