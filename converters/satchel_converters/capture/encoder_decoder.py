@@ -94,9 +94,7 @@ class _Layers:
 
 
 @contextlib.contextmanager
-def _mask_of(
-    model: Any, given: torch.Tensor | None = None
-) -> Iterator[list[torch.Tensor | None]]:  # Any: of many classes
+def _mask_of(model: Any, given: torch.Tensor | None = None) -> Iterator[list[torch.Tensor | None]]:  # Any: a model
     """The mask with which the decoder is called, which some models make from the encoder's; `given` is passed in its place."""
     found: list[torch.Tensor | None] = []
 
@@ -296,9 +294,7 @@ def _named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dic
 def capture(loaded: Loaded) -> tuple[Component, ...]:
     """Raises: SupportError where the decoder answers otherwise with its cache outside."""
     model: Any = attending_copy(loaded)
-    for each in (
-        model.get_decoder().modules()
-    ):  # also where transformers knows of one way only, and `older_decoders` of another
+    for each in model.get_decoder().modules():  # also where transformers has one way, and `older_decoders` another
         if hasattr(each, "config"):
             each.config._attn_implementation = attention.NAME
     # The encoder attends as it was loaded.
@@ -315,13 +311,10 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         try:
             made = module(**example)
         except RuntimeError as error:  # of projections that are others, or none
-            raise refused(
-                loaded.source.id, f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}"
-            ) from None
+            why = f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}"
+            raise refused(loaded.source.id, why) from None
     if any(not _alike(made.get(name), each) for name, each in expected.items()):
-        raise refused(
-            loaded.source.id, "its decoder makes more of the encoder's states than projections to keys and values"
-        )
+        raise refused(loaded.source.id, "its decoder does more with the encoder's states than to project them")
     batch = Axis("batch")
     if length is None:
         places: Axis | int = made[_cross(0, "key")].shape[2]

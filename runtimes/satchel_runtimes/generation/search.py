@@ -107,6 +107,6 @@ def draw(scores: np.ndarray, random: np.random.Generator) -> int:
 
 def _together(prompts: Sequence[Prompt]) -> Optional[dict[str, np.ndarray]]:
     first = prompts[0].beside
-    if first is None:
-        return None
+    if first is None or len(prompts) == 1:
+        return None if first is None else dict(first)
     return {name: np.concatenate([prompt.beside[name] for prompt in prompts if prompt.beside]) for name in first}

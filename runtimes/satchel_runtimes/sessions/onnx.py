@@ -66,7 +66,9 @@ class _OnnxSession:
         sizes: dict[object, int] = {}
         for spec in self.inputs:
             given = np.ascontiguousarray(tensors[spec.name])
-            binding.bind_cpu_input(spec.name, given)
+            if cache.given.get(spec.name) is not given:  # what an encoder found is the same for every token
+                cache.given[spec.name] = given
+                binding.bind_cpu_input(spec.name, given)
             sizes.update(zip(spec.shape, given.shape))
         # New arrays for each call, which the caller keeps. To ask the binding for its outputs wraps every cache again.
         found: Tensors = {
@@ -94,6 +96,7 @@ class _BoundCache(Cache):
         super().__init__(graph.caches, batch, capacity)
         self._graph, self._engine = graph, engine
         self._bound = -1
+        self.given: dict[str, np.ndarray] = {}  # what else is bound
 
     @property
     def binding(self) -> Any:  # Any: an IOBinding, whose module brings no types
@@ -105,6 +108,7 @@ class _BoundCache(Cache):
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(self.arrays[name])  # the same memory
                 self._binding.bind_ortvalue_input(name, value)
                 self._binding.bind_ortvalue_output(output, value)
+            self.given = {}
             self._bound = self.version
         return self._binding
 
