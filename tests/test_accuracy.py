@@ -295,6 +295,7 @@ def bundle(news: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return satchel.convert(news, device="raspberry-pi-5", out=out, data=rows, max_drop=0.5, **options)
 
 
+@pytest.mark.int8_dot
 def test_a_faithful_bundle_carries_its_accuracy_and_so_does_the_report(bundle: Path) -> None:
     measured = Manifest.parse((bundle / MANIFEST_NAME).read_bytes(), "").measured
     report = json.loads(bundle.with_name("news.report.json").read_text())
@@ -309,6 +310,7 @@ def test_a_faithful_bundle_carries_its_accuracy_and_so_does_the_report(bundle: P
     assert report["candidates"][-1]["accuracy"] == measured.accuracy
 
 
+@pytest.mark.int8_dot
 def test_the_model_itself_is_asked_once_and_shown_beside_the_bundle(bundle: Path, news: Path, rows: Path) -> None:
     said: list[str] = []
 
@@ -320,6 +322,7 @@ def test_the_model_itself_is_asked_once_and_shown_beside_the_bundle(bundle: Path
     assert "cache" in said and "load" not in said  # the conversion asked already
 
 
+@pytest.mark.int8_dot
 def test_a_bundle_with_a_shuffled_layer_is_exit_11(bundle: Path, news: Path, rows: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.satchel"
     shutil.copytree(bundle, bad)
@@ -340,6 +343,7 @@ def test_a_bundle_with_a_shuffled_layer_is_exit_11(bundle: Path, news: Path, row
     assert "accuracy" in done.stdout  # the figures are shown all the same
 
 
+@pytest.mark.int8_dot
 def test_without_the_model_the_bundles_figures_stand_alone_and_a_budget_cannot_be_judged(
     bundle: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -380,6 +384,7 @@ def test_a_compression_that_went_wrong_is_judged_by_the_original_model(
     assert not (tmp_path / "m.satchel").exists()
 
 
+@pytest.mark.int8_dot
 def test_a_reference_at_chance_proves_nothing_whatever_the_bundle_says(
     bundle: Path, news: Path, tmp_path: Path
 ) -> None:
@@ -409,6 +414,7 @@ def test_a_reference_at_chance_proves_nothing_whatever_the_bundle_says(
     assert len(tried) == 1, "the model is at fault, so TFLite does not have its turn"
 
 
+@pytest.mark.int8_dot
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -426,6 +432,7 @@ def test_bad_arguments_of_evaluate_are_exit_2(bundle: Path, rows: Path, options:
     assert said in done.stderr
 
 
+@pytest.mark.int8_dot
 def test_rows_without_a_label_are_counted(bundle: Path, tmp_path: Path) -> None:
     data = labelled.write_rows(tmp_path / "test.jsonl", [{"text": "profit rose"}, {"text": "a merger", "label": "acq"}])
 

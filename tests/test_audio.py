@@ -180,8 +180,8 @@ class TestFeatures:
         np.testing.assert_allclose(found, theirs, atol=1e-5, rtol=1e-5)
 
     def test_an_extractor_that_is_not_known_is_refused_by_name(self) -> None:
-        with pytest.raises(SupportError, match="WhisperFeatureExtractor"):
-            _task("audio-classification", transformers.WhisperFeatureExtractor())
+        with pytest.raises(SupportError, match="SeamlessM4TFeatureExtractor"):
+            _task("audio-classification", transformers.SeamlessM4TFeatureExtractor())
 
 
 def _task(name: str, extractor: Any, config: Mapping[str, Any] | None = None) -> AudioTask:

@@ -83,6 +83,7 @@ class TestSchemes:
         assert set(statuses.values()) == {"passed"}
         assert not manifest.failed
 
+    @pytest.mark.int8_dot
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_its_manifest_says_what_the_profile_wants(self, shipped: dict[str, Shipped], scheme: str) -> None:
         profile, target = load_profile(HERE), shipped[scheme].manifest.target
@@ -95,6 +96,7 @@ class TestSchemes:
         assert {each.domain: each.version for each in graph.opset_import}[""] == target.engine.opset
         assert graph.ir_version == target.engine.ir
 
+    @pytest.mark.int8_dot
     def test_int8_weights_have_the_sign_that_the_profile_names(self, shipped: dict[str, Shipped]) -> None:
         graph = onnx.load(shipped["int8-dynamic"].done.bundle / "model.onnx").graph
         quantized = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
@@ -103,6 +105,7 @@ class TestSchemes:
         assert load_profile(HERE).int8_weights == "int8"
         assert types == {onnx.TensorProto.INT8}
 
+    @pytest.mark.int8_dot
     def test_smaller_schemes_are_smaller(self, shipped: dict[str, Shipped]) -> None:
         size = {name: each.manifest.measured.size_bytes for name, each in shipped.items()}
 
@@ -134,6 +137,7 @@ class TestSchemes:
 
         assert found == {name: digest.sha256 for name, digest in each.manifest.files.items()}
 
+    @pytest.mark.int8_dot
     def test_the_report_names_what_was_shipped(self, shipped: dict[str, Shipped]) -> None:
         each = shipped["int8-dynamic"]
         report = json.loads(each.done.report_path.read_text())
@@ -183,6 +187,7 @@ def _never(*given: Any) -> Any:
 
 
 class TestProgress:
+    @pytest.mark.int8_dot
     def test_stages_come_in_order(self, shipped: dict[str, Shipped]) -> None:
         news = shipped["int8-dynamic"].news
 

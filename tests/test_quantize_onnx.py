@@ -201,6 +201,7 @@ class TestRounding:
 
 
 class TestStatic:
+    @pytest.mark.int8_dot
     def test_every_product_is_quantized_and_keeps_a_float_result(self, model: onnx.ModelProto, tmp_path: Path) -> None:
         artifact, made = apply(model, tmp_path, "int8-static", samples(20))
 

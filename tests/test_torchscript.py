@@ -75,6 +75,7 @@ def copy(minilm_int8: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(minilm_int8, tmp_path / "copy.satchel"))
 
 
+@pytest.mark.int8_dot
 class TestTrust:
     def test_a_bundle_that_is_not_trusted_is_refused_before_torch_is_imported(self, minilm_int8: Path) -> None:
         code = (
@@ -145,6 +146,7 @@ class TestTrust:
             load(copy, trust=True)
 
 
+@pytest.mark.int8_dot
 class TestMiniLM:
     def test_int8_is_as_close_as_onnx_int8_and_no_larger_than_its_weights(
         self, minilm_fp32: Path, minilm_int8: Path
@@ -343,6 +345,7 @@ class TestExport:
         with pytest.raises(SupportError, match="wrong by .* at the shape that was traced"):
             exported(tmp_path, depend_on_padding)
 
+    @pytest.mark.int8_dot
     def test_int8_has_the_bits_that_the_profile_gives_it(self, tmp_path: Path) -> None:
         errors = {}
         for kind in ("int8", "int8-reduced"):
