@@ -85,8 +85,8 @@ def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
-def check_messages(messages: Sequence[Any]) -> None:
-    """Raises: UsageError for what is no conversation."""
+def check_messages(messages: Sequence[Any], parts: bool = False) -> None:
+    """Raises: UsageError for what is no conversation; `parts` says that a content may be a list of parts, each with its type."""
     for each in messages:
         if not isinstance(each, Mapping) or not isinstance(each.get("role"), str) or "content" not in each:
             raise UsageError(
@@ -94,7 +94,8 @@ def check_messages(messages: Sequence[Any]) -> None:
                 why="it has no 'role' and 'content'",
                 fix=f'give {{"role": …, "content": …}}; roles are {_ROLES}',
             )
-        if not isinstance(each["content"], (str, type(None))):
+        several = parts and isinstance(each["content"], (list, tuple))
+        if not several and not isinstance(each["content"], (str, type(None))):
             raise UsageError(
                 f"Cannot read the message of the {each['role']}.",
                 why=f"its content is {type(each['content']).__name__}; this model reads text alone",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, documents, generators, joined, tables, text, towers, video, vision, writers
+from . import audio, decoders, detectors, documents, generators, joined, seeing, tables, text, towers, video, vision, writers
 
 __all__ = ["ROWS"]
 
@@ -12,6 +12,7 @@ ROWS: tuple[Row, ...] = (
     *decoders.ROWS,
     *generators.ROWS,
     *writers.ROWS,
+    *seeing.ROWS,
     *vision.ROWS,
     *detectors.ROWS,
     *audio.ROWS,

@@ -17,7 +17,7 @@ from satchel_converters.pictures import draw
 from ..row import Row, lively, save, tokenizer
 from .generators import NO_CACHE
 
-__all__ = ["ROWS", "WRITERS", "captioner", "moonshine", "pair", "translator", "whisper", "writer"]
+__all__ = ["ROWS", "WRITERS", "blip", "captioner", "git", "moonshine", "pair", "translator", "whisper", "writer"]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -234,6 +234,29 @@ def captioner(decoder: str, folder: Path, *, seed: int = 0) -> None:
     save(folder, lively(transformers.VisionEncoderDecoderModel(config), seed, 2.0), reader, looks)
 
 
+def blip(folder: Path, *, seed: int = 0) -> None:
+    """A BLIP that writes captions."""
+    reader = tokenizer("wordpiece")
+    special = {"bos_token_id": reader.cls_token_id, "sep_token_id": reader.sep_token_id}
+    text = {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id, "eos_token_id": reader.sep_token_id}
+    config = transformers.BlipConfig(
+        text_config={**_BERT, **special, **text, "encoder_hidden_size": 24}, vision_config=dict(_SIGHT)
+    )
+    looks = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    save(folder, lively(transformers.BlipForConditionalGeneration(config), seed, 2.0), reader, looks)
+
+
+def git(folder: Path, *, seed: int = 0) -> None:
+    """A GIT, whose decoder reads a picture's tokens as its own."""
+    reader = tokenizer("wordpiece")
+    special = {"bos_token_id": reader.cls_token_id, "eos_token_id": reader.sep_token_id}
+    config = transformers.GitConfig(
+        vision_config=dict(_SIGHT), vocab_size=len(reader), pad_token_id=reader.pad_token_id, **_BERT, **special
+    )
+    looks = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    save(folder, lively(transformers.GitForCausalLM(config), seed, 2.0), reader, looks)
+
+
 def _start(config: Any, reader: Any) -> None:  # Any: of transformers, without types
     config.decoder_start_token_id, config.eos_token_id = reader.bos_token_id, reader.eos_token_id
     config.pad_token_id = reader.pad_token_id
@@ -243,11 +266,11 @@ def _tells(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     """What `generate` writes about each picture, as the last pipeline gave it."""
     reader = transformers.AutoTokenizer.from_pretrained(model)
     looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
-    loaded: Any = transformers.VisionEncoderDecoderModel.from_pretrained(model).eval()
+    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(model).eval()
     found = []
     for picture in inputs:
         with torch.inference_mode():
-            (ids,) = loaded.generate(looks(picture, return_tensors="pt")["pixel_values"], **options)
+            (ids,) = loaded.generate(pixel_values=looks(picture, return_tensors="pt")["pixel_values"], **options)
         found.append({"generated_text": reader.decode(ids, skip_special_tokens=True)})
     return [*([each] for each in found), *found]
 
@@ -309,5 +332,17 @@ ROWS: tuple[Row, ...] = (
             absent=NO_CACHE,
         )
         for decoder in _CAPTIONS
+    ),
+    *(
+        Row(
+            build.__name__,
+            "image-to-text",
+            build,
+            tuple(draw(6000 + number) for number in range(3)),
+            {"max_new_tokens": 12},
+            oracle=_tells,
+            absent=NO_CACHE,
+        )
+        for build in (blip, git)
     ),
 )

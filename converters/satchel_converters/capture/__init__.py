@@ -57,8 +57,15 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "xmod": ".xmod",
     "xlnet": ".xlnet",
 }
+_WRITING: dict[str, str] = {  # of models that write, where the task's own way is not enough
+    "blip": ".blip_captions",
+    "git": ".git",
+    "idefics3": ".idefics3",
+    "smolvlm": ".idefics3",
+}
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
+    "image-text-to-text": ".seeing_decoder",
     "multiple-choice": ".choices",
     "region-question-answering": ".regions",
     "text-generation": ".decoder",
@@ -153,7 +160,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     # What an architecture needs as an encoder it does not as a decoder.
     if issubclass(loaded.task, RewritingTask):
         generic = ".encoder_decoder"
-    by_type = {} if loaded.task.generates else _BY_MODEL_TYPE
+    by_type = _WRITING if loaded.task.generates else _BY_MODEL_TYPE
     module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)
     components: tuple[Component, ...] = module.capture(loaded)
     return components

@@ -35,6 +35,7 @@ class Held:
     past: Sequence[Pair]
     present: list[Pair] = field(default_factory=list)
     crossing: bool = False  # whether the next keys are an encoder's, which are all seen and never added to
+    before: Sequence[Pair] = ()  # of each layer: keys and values that every query sees beside those of its own text
     seen: torch.Tensor | None = None  # of those keys: [batch, encoder sequence], 1 where there is one; None: everywhere
 
     def next(self) -> Pair:
@@ -97,10 +98,12 @@ def attend(
     # The operator has one size for keys and values, of whole groups of eight.
     same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
     plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
-    if torch.onnx.is_in_onnx_export() and same and s_aux is None and slopes is None and position_bias is None:
+    before = held.before[len(held.present)] if held.before else None
+    more = (s_aux, slopes, position_bias, before)
+    if torch.onnx.is_in_onnx_export() and same and all(each is None for each in more):
         result, keys, values = _Fused.apply(*plain, heads, kept)  # type: ignore[no-untyped-call]  # torch's own
     else:
-        result, keys, values = _attention(*plain, s_aux, slopes, position_bias)
+        result, keys, values = _attention(*plain, *more)
     held.present.append((keys, values))
     return result.reshape(result.shape[0], result.shape[1], heads, int(value.shape[-1])), None
 
@@ -178,6 +181,7 @@ def _attention(
     sinks: torch.Tensor | None,
     slopes: torch.Tensor | None,
     position_bias: torch.Tensor | None,
+    before: Pair | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same in plain operators: [batch, sequence, heads * size], and the cache with the new keys and values in it."""
     keys, values = written(past_key, key, positions), written(past_value, value, positions)
@@ -203,8 +207,13 @@ def _attention(
     if sinks is not None:
         sink = sinks.reshape(1, kept, groups, 1).expand(batch, kept, groups, length)
         scores = torch.cat([scores, sink.reshape(batch, kept, groups * length, 1)], dim=-1)
-    weights = torch.softmax(scores, dim=-1)[..., :capacity]
-    result = torch.matmul(weights, values).reshape(batch, heads, length, values.shape[-1])
+    if before is not None:
+        scores = torch.cat([scores, torch.matmul(grouped, before[0].transpose(2, 3))], dim=-1)
+    whole = torch.softmax(scores, dim=-1)
+    result = torch.matmul(whole[..., :capacity], values)
+    if before is not None:
+        result = result + torch.matmul(whole[..., capacity:], before[1])
+    result = result.reshape(batch, heads, length, values.shape[-1])
     return result.transpose(1, 2).reshape(batch, length, heads * values.shape[-1]), keys, values
 
 

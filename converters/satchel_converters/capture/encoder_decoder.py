@@ -30,7 +30,7 @@ from .rotary import plain_turn
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["alike", "capture", "cross", "named"]
 
 _MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
 _STATES = "encoder_hidden_states"  # likewise
@@ -38,7 +38,7 @@ _POSITIONS = "decoder_position_ids"  # where a model takes them
 _WRITTEN = 11  # tokens of the text that the capture is checked on
 
 
-def _cross(layer: int, kind: str) -> str:
+def cross(layer: int, kind: str) -> str:
     return f"cross_{kind}_{layer}"
 
 
@@ -149,7 +149,7 @@ class _Encoder(torch.nn.Module):
                 self.model(**inputs, decoder_input_ids=_first_token(inputs), return_dict=True)
         except _Read as read:
             pairs = [each.pair(read.states) for each in self.projections]
-            return _named(pairs, read.mask, self.whole)
+            return named(pairs, read.mask, self.whole)
         finally:
             hook.remove()
         raise AssertionError("the decoder was not called")
@@ -226,7 +226,7 @@ class _Writer(Decoder):
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         held.seen = others.get(_MASK)
-        pairs = [(others[_cross(i, "key")], others[_cross(i, "value")]) for i in range(self.across)]
+        pairs = [(others[cross(i, "key")], others[cross(i, "value")]) for i in range(self.across)]
         states = torch.zeros(input_ids.shape[0], 1, self.width)  # whose keys are there already
         placed = {_POSITIONS: held.positions} if self.takes_positions and isinstance(held, Held) else {}
         with plain_turn(self.model):
@@ -254,7 +254,7 @@ class _EncoderReference(torch.nn.Module):
         with _mask_of(self.model) as masks:
             self.model(**inputs, decoder_input_ids=_first_token(inputs), past_key_values=cache, use_cache=True)
         layers: list[Any] = cache.cross_attention_cache.layers  # of several classes
-        return _named([(each.keys, each.values) for each in layers], masks[0], self.whole)
+        return named([(each.keys, each.values) for each in layers], masks[0], self.whole)
 
 
 class _WriterReference(Reference):
@@ -267,11 +267,11 @@ class _WriterReference(Reference):
 
     def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         across, layer = DynamicCache(), 0
-        while _cross(layer, "key") in others:
-            across.update(others[_cross(layer, "key")], others[_cross(layer, "value")], layer)
+        while cross(layer, "key") in others:
+            across.update(others[cross(layer, "key")], others[cross(layer, "value")], layer)
             layer += 1
         whole = EncoderDecoderCache(cache.self_attention_cache, across)
-        states = torch.zeros(1, others[_cross(0, "key")].shape[2], self.width)
+        states = torch.zeros(1, others[cross(0, "key")].shape[2], self.width)
         with _mask_of(self.model, others.get(_MASK)):
             result: torch.Tensor = self.model(
                 encoder_outputs=_States(last_hidden_state=states),
@@ -282,9 +282,9 @@ class _WriterReference(Reference):
         return result
 
 
-def _named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dict[str, torch.Tensor]:
+def named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dict[str, torch.Tensor]:
     """The outputs of an encoder's graph; `whole` says that a mask is wanted where the model makes none."""
-    made = {_cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
+    made = {cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
     if mask is None and whole:
         key = pairs[0][0]
         mask = torch.ones(key.shape[0], key.shape[2])
@@ -313,11 +313,11 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
         except RuntimeError as error:  # of projections that are others, or none
             why = f"{loaded.source.architecture}: {str(error).splitlines()[0][:200]}"
             raise refused(loaded.source.id, why) from None
-    if any(not _alike(made.get(name), each) for name, each in expected.items()):
+    if any(not alike(made.get(name), each) for name, each in expected.items()):
         raise refused(loaded.source.id, "its decoder does more with the encoder's states than to project them")
     batch = Axis("batch")
     if length is None:
-        places: Axis | int = made[_cross(0, "key")].shape[2]
+        places: Axis | int = made[cross(0, "key")].shape[2]
     else:
         places = Axis("encoder_sequence")
 
@@ -345,7 +345,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     return encoder, decoder
 
 
-def _alike(ours: torch.Tensor | None, theirs: torch.Tensor) -> bool:
+def alike(ours: torch.Tensor | None, theirs: torch.Tensor) -> bool:
     close = 1e-4 * float(theirs.abs().max())
     return ours is not None and ours.shape == theirs.shape and torch.allclose(ours.to(theirs.dtype), theirs, atol=close)
 

@@ -88,21 +88,56 @@ def _projected(
     def heads(states: torch.Tensor) -> torch.Tensor:
         return states.reshape(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
 
-    query, place = heads(self.q_proj(hidden_states) * self.scaling), self.layer_idx
-    if key_value_states is not None and past_key_values.is_updated.get(place):
-        layer = past_key_values.cross_attention_cache.layers[place]
-        key, value = layer.keys, layer.values
-    else:
-        own = key_value_states is None
-        cache = past_key_values.self_attention_cache if own else past_key_values.cross_attention_cache
-        states = hidden_states if own else key_value_states
-        key, value = cache.update(heads(self.k_proj(states)), heads(self.v_proj(states)), place)
-    result, _ = attend(self, query, key, value, None, scaling=1.0)
+    key, value = _kept(self, hidden_states, key_value_states, past_key_values, heads, self.k_proj, self.v_proj)
+    result, _ = attend(self, heads(self.q_proj(hidden_states)), key, value, None, scaling=self.scaling)
     return self.out_proj(result.flatten(2)), None
+
+
+def _by_key(
+    self: Any,
+    hidden_states: torch.Tensor,
+    attention_mask: Any = None,
+    encoder_hidden_states: torch.Tensor | None = None,
+    encoder_attention_mask: Any = None,
+    past_key_values: Any = None,
+    **others: Any,
+) -> Any:
+    """BLIP's text: as BERT's, and as a cross-attention where an encoder's states come with it."""
+
+    def heads(states: torch.Tensor) -> torch.Tensor:
+        return states.reshape(*states.shape[:2], -1, self.attention_head_size).transpose(1, 2)
+
+    if past_key_values is None:
+        return type(self).forward(self, hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
+    key, value = _kept(self, hidden_states, encoder_hidden_states, past_key_values, heads, self.key, self.value)
+    result, _ = attend(self, heads(self.query(hidden_states)), key, value, None)
+    return result.flatten(2), None
+
+
+def _kept(
+    self: Any,
+    hidden_states: torch.Tensor,
+    theirs: torch.Tensor | None,
+    cache: Any,
+    heads: Callable[[torch.Tensor], torch.Tensor],
+    to_key: Callable[[torch.Tensor], torch.Tensor],
+    to_value: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values from transformers' kind of cache, with those of an encoder where there are some."""
+    place = self.layer_idx
+    if theirs is not None and cache.is_updated.get(place):
+        layer = cache.cross_attention_cache.layers[place]
+        return layer.keys, layer.values
+    states, own = (
+        (hidden_states, cache.self_attention_cache) if theirs is None else (theirs, cache.cross_attention_cache)
+    )
+    key, value = own.update(heads(to_key(states)), heads(to_value(states)), place)
+    return key, value
 
 
 # "Class.method" -> what stands for it; the names are those of `rewrite.rewritten`.
 OLDER: Mapping[str, Callable[..., Any]] = {
+    "BlipTextSelfAttention.forward": _by_key,
     "BloomAttention.forward": _bloom,
     "BloomGelu.forward": gelu,
     "CodeGenAttention._attn": _plain,

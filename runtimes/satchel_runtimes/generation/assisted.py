@@ -90,7 +90,8 @@ def assisted(
     while True:
         guesses, chances = guesser.guess(ids, longest - len(ids) - 1)
         read = int(texts.lengths[0])
-        logits = texts.outputs([np.append(ids[read:], guesses)])["logits"][0, len(ids) - read - 1 :]
+        unread = ids[read:] if read else prompt.read
+        logits = texts.outputs([np.append(unread, guesses)])["logits"][0, len(ids) - read - 1 :]
         came, taken = _confirmed(ids, guesses, chances, logits, rules, config.do_sample, random)
         guesser.told(taken, len(guesses))
         for token in came:

@@ -34,7 +34,7 @@ def beam_search(
     beams, start = config.num_beams, len(prompt.ids)
     first = np.array(prompt.ids, dtype=np.int64)
     texts = Texts(session, 1, longest, prompt.beside)
-    logits = np.repeat(texts.read([first]), beams, axis=0)
+    logits = np.repeat(texts.read([prompt.read]), beams, axis=0)
     texts.select(np.zeros(beams, dtype=np.int64))
     running = [_Beam(first, 0.0 if each == 0 else _OUT) for each in range(beams)]
     finished: list[_Beam] = []

@@ -37,7 +37,7 @@ def contrastive(
     longest, rules = prompt.longest(config), prompt.rules(config)
     texts = Texts(session, 1, longest, prompt.beside)
     ids = np.array(prompt.ids, dtype=np.int64)
-    outputs = texts.outputs([ids])
+    outputs = texts.outputs([prompt.read])
     logits, before = outputs["logits"][0, -1], _unit(outputs[STATES][0])
     alpha = np.float32(config.penalty_alpha)
     texts.select(np.zeros(config.top_k, dtype=np.int64))

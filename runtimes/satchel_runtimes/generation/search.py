@@ -30,6 +30,7 @@ class Prompt:
 
     `ids` are the decoder's first tokens, `beside` is what each call of it is given too, [1, …], and `encoder_ids` are the
     tokens of an encoder's text, which some rules read. `context` is what the model can hold, and `own` are a task's rules.
+    `given` is what the graph reads in place of `ids`, as many, where some of them stand for what is no word.
     """
 
     ids: Sequence[int]
@@ -37,6 +38,12 @@ class Prompt:
     beside: Optional[Mapping[str, np.ndarray]] = None
     encoder_ids: Optional[np.ndarray] = None
     own: Sequence[Rule] = ()
+    given: Optional[np.ndarray] = None
+
+    @property
+    def read(self) -> np.ndarray:
+        """What the graph reads, int64 [tokens]."""
+        return np.array(self.ids, dtype=np.int64) if self.given is None else self.given
 
     def longest(self, config: GenerationConfig) -> int:
         """Tokens in all.
@@ -77,7 +84,7 @@ def one_by_one(
         ids[: len(prompt.ids)] = prompt.ids
     counts = [len(prompt.ids) for prompt in prompts]
     texts = Texts(session, len(prompts), max(longest), _together(prompts))
-    logits = texts.read([np.array(prompt.ids, dtype=np.int64) for prompt in prompts])
+    logits = texts.read([prompt.read for prompt in prompts])
     going = list(range(len(prompts)))  # the prompt of each row that is left
     while True:
         step: list[Optional[Chosen]] = [None] * len(prompts)

@@ -23,6 +23,7 @@ _MODULES = {
     "image-feature-extraction": ".image_feature_extraction",
     "image-segmentation": ".image_segmentation",
     "image-text-retrieval": ".image_text_retrieval",
+    "image-text-to-text": ".image_text_to_text",
     "image-to-image": ".image_to_image",
     "image-to-text": ".image_to_text",
     "multiple-choice": ".multiple_choice",

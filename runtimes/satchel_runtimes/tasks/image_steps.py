@@ -9,10 +9,11 @@ from typing import Any, Optional
 from ..errors import SupportError
 from ..manifest import Step
 
-__all__ = ["FILTERS", "STEPS", "image_multiple", "image_size", "image_steps", "processor_kind", "resized_size"]
+__all__ = ["FILTERS", "STEPS", "TILED", "image_multiple", "image_size", "image_steps", "processor_kind", "resized_size"]
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
-STEPS = ("rgb", "resize", "center_crop", "flip_channels", "rescale", "normalize", "pad", "quantize_colors")
+STEPS = ("rgb", "resize", "tiles", "center_crop", "flip_channels", "rescale", "normalize", "pad", "quantize_colors")
+TILED = ("Idefics3", "SmolVLM")  # processors that cut a large picture into tiles
 
 # Of a processor's switches those that are served here, and those that do nothing to a picture that is only looked at.
 _SERVED = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_flip_channel_order"}
@@ -51,7 +52,9 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
     if odd:
         raise _unserved(kind, f"it has the step {odd[0]}")
     steps: list[Step] = [Step("rgb")]
-    if has.get("do_resize"):
+    if kind in TILED:
+        steps.append(_tiles(has))
+    elif has.get("do_resize"):
         steps += _resize(kind, has)
     if has.get("do_center_crop") and kind != "Segformer":  # that one has the setting and no such step
         steps.append(Step("center_crop", _box(kind, has.get("crop_size"))))
@@ -77,6 +80,9 @@ def image_size(steps: Sequence[Step]) -> Optional[tuple[int, int]]:
     """Height and width of what the steps make of any picture; None where each picture has its own."""
     if any(step.step == "pad" for step in steps):
         return None
+    tiles = [int(step.options["side"]) for step in steps if step.step == "tiles"]
+    if tiles:
+        return tiles[0], tiles[0]
     fixed = [step.options for step in steps if step.step in ("resize", "center_crop")]
     if not fixed or "height" not in fixed[-1] or "keep_aspect" in fixed[-1]:
         return None
@@ -152,9 +158,24 @@ def processor_kind(has: Mapping[str, Any]) -> str:
 def _also(kind: str, has: Mapping[str, Any]) -> set[str]:
     if kind == "ImageGPT":
         return {"do_color_quantize"}
+    if kind in TILED:
+        return {"do_pad", "do_image_splitting"}  # all tiles have one size
     # Detectors pad the pictures of a batch to the largest: one alone stays as it is.
     padded = kind in ("Swin2SR", "Vilt") or (kind in _DETECTORS and not has.get("pad_size"))
     return {"do_pad"} if padded else set()
+
+
+def _tiles(has: Mapping[str, Any]) -> Step:
+    edge = has["size"]["longest_edge"] if has.get("do_resize") else 0  # to which a picture is brought before
+    return Step(
+        "tiles",
+        {
+            "side": int(has["max_image_size"]["longest_edge"]),
+            "longest_edge": int(edge),
+            "split": bool(has.get("do_image_splitting")),
+            "filter": FILTERS[int(has["resample"])],
+        },
+    )
 
 
 def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:

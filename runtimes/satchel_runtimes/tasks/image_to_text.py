@@ -19,15 +19,16 @@ __all__ = ["TASK"]
 class ImageToText(RewritingTask, ImageTask):
     """`predict("picture.jpg")` is `[{"generated_text"}]`, as `transformers.pipeline` of 4.57 had it.
 
-    Options: `decoder_input_ids`, tokens that the text begins with (of a model that was trained for several jobs, the one that names
-    the job), and every setting of `GenerationConfig` by its name.
+    Options: `prompt`, what the text begins with, as a string, or `decoder_input_ids`, as tokens (of a model that was trained for
+    several jobs, the one that names the job), and every setting of `GenerationConfig` by its name.
     """
 
     name = "image-to-text"
     modality = "image"
     processors = ("image_processor", "tokenizer")
     auto_model = "architecture"
-    architectures = ("VisionEncoderDecoderModel",)
+    architectures = ("VisionEncoderDecoderModel", "BlipForConditionalGeneration", "GitForCausalLM")
+    options = {**RewritingTask.options, "prompt": ""}
     other_steps = ("tokenize",)
     columns = {"image": ("image", "file", "path", "picture"), "text": ("text", "caption", "transcription")}
     target = "text"
@@ -39,9 +40,8 @@ class ImageToText(RewritingTask, ImageTask):
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
-        return TaskEntry(
-            cls.name, (*image_steps(facts.image_processor), tokenize_step(facts)), (cls.generate_step(facts),)
-        )
+        steps = (*image_steps(facts.image_processor), tokenize_step(facts))
+        return TaskEntry(cls.name, steps, (cls.generate_step(facts, **_settings(facts.config)),))
 
     @classmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
@@ -54,8 +54,20 @@ class ImageToText(RewritingTask, ImageTask):
         return ()
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
-        start: np.ndarray = np.array(self.start(options), dtype=np.int64)
+        said = self.encoding(options["prompt"], special=False).ids if options["prompt"] else []
+        start: np.ndarray = np.array([*self.start(options), *said], dtype=np.int64)
         return [Row({**self.tensors(self.picture(item)), "decoder_input_ids": start}, 1, component="encoder")]
+
+
+def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a model's own `generate` sets."""
+    if config.get("model_type") == "git":
+        return {"decoder_start_token_id": config["bos_token_id"]}
+    if config.get("model_type") != "blip":
+        return {}
+    text = config["text_config"]
+    first, last = text["bos_token_id"], text["sep_token_id"]
+    return {"decoder_start_token_id": first, "eos_token_id": last, "pad_token_id": text["pad_token_id"]}
 
 
 TASK = ImageToText

@@ -46,7 +46,7 @@ class RewritingTask(GenerativeTask):
                 why="neither generation_config.json nor config.json has a decoder_start_token_id",
                 fix="add it to generation_config.json; it is the token that the decoder was trained to start with",
             )
-        text = facts.config.get("decoder") or facts.config
+        text = facts.config.get("decoder") or facts.config.get("text_config") or facts.config
         context = next((int(text[name]) for name in _CONTEXTS if text.get(name)), 0)
         return Step("generate", {**step.options, "context": context})  # 0: positions without end
 

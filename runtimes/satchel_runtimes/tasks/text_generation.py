@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from .generative import GenerativeTask
 from .task import Files, Input, ModelFacts, Row, log_softmax
 from .text import tokenize_step, wrong_type
 
-__all__ = ["TASK"]
+__all__ = ["TASK", "TextGeneration", "is_chat"]
 
 
 class TextGeneration(GenerativeTask):
@@ -39,7 +39,7 @@ class TextGeneration(GenerativeTask):
         "cancel": None,
     }
     auto_model = "AutoModelForCausalLM"
-    architectures = ("ForCausalLM", "LMHeadModel")
+    architectures: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
     metrics = ("perplexity",)
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
@@ -58,7 +58,7 @@ class TextGeneration(GenerativeTask):
         return text if text.strip() else f"{text}The", {}  # most tokenizers make nothing of nothing
 
     def is_single(self, inputs: Input) -> bool:
-        return isinstance(inputs, str) or _is_chat(inputs)
+        return isinstance(inputs, str) or is_chat(inputs)
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
         if isinstance(item, str):
@@ -73,12 +73,12 @@ class TextGeneration(GenerativeTask):
         """The tokens of a prompt, however many."""
         if isinstance(item, str):
             return list(self.encoding(item, cut=False).ids)
-        if not _is_chat(item):
+        if not is_chat(item):
             raise wrong_type(self, item)
         return list(self.encoding(self._conversation(item, options.get("tools")), special=False, cut=False).ids)
 
     def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Optional[Sequence[Any]]) -> str:
-        check_messages(messages)
+        check_messages(messages, "image" in self.modality)
         if self._template is None:
             step = next((each for each in self.entry_.preprocess if each.step == "chat"), None)
             if step is None:
@@ -168,7 +168,7 @@ class TextGeneration(GenerativeTask):
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """One token, the last of a text of so many."""
         row = rows[next(iter(rows))]
-        texts = Texts(graphs[self.component], 1, tokens)
+        texts = Texts(graphs[self.component], 1, tokens, self.beside(graphs, [row]))
         texts.read([np.resize(row.tensors["input_ids"], tokens - 1)])
 
         def step() -> object:
@@ -197,7 +197,7 @@ class TextGeneration(GenerativeTask):
         return said
 
 
-def _is_chat(inputs: Any) -> bool:  # Any: what the user gave
+def is_chat(inputs: Any) -> bool:  # Any: what the user gave
     return isinstance(inputs, (list, tuple)) and bool(inputs) and isinstance(inputs[0], Mapping) and "role" in inputs[0]
 
 

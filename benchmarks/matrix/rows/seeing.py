@@ -1,0 +1,186 @@
+"""Language models that see."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from satchel_converters.pictures import draw
+
+from ..row import Row, lively, save, tokenizer
+from .generators import NO_CACHE
+
+__all__ = ["ROWS", "blip_2", "idefics3", "llava", "smolvlm"]
+
+_TEMPLATE = (
+    "{% for message in messages %}<s>{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+_SIGHT: Mapping[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+_WRITES: Mapping[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+_MARKS = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+
+
+def _reader() -> Any:  # Any: of transformers, without types
+    reader = tokenizer("bpe")
+    tiles = [f"<row_{i}_col_{j}>" for i in range(1, 7) for j in range(1, 7)]
+    reader.add_special_tokens({"additional_special_tokens": [*_MARKS, *tiles]})
+    reader.chat_template, reader.model_max_length = _TEMPLATE, 256
+    return reader
+
+
+def _special(reader: Any) -> dict[str, Any]:
+    return {f"{name}_token_id": getattr(reader, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+
+
+def llava(folder: Path, *, seed: int = 0) -> None:
+    """A CLIP that sees and a llama that writes."""
+    reader = _reader()
+    number = reader.convert_tokens_to_ids("<image>")
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**_SIGHT),
+        text_config=transformers.LlamaConfig(vocab_size=len(reader), **_WRITES, **_special(reader)),
+        image_token_id=number,
+        image_token_index=number,
+    )
+    sides = {"height": 32, "width": 32}
+    looks = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=sides)
+    processor = transformers.LlavaProcessor(
+        looks, reader, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    processor.chat_template = _TEMPLATE
+    save(folder, lively(transformers.LlavaForConditionalGeneration(config), seed, 2.0), reader, looks)
+    processor.save_pretrained(folder)
+
+
+def _tiled(kind: str, folder: Path, *, seed: int = 0, split: bool = True) -> None:
+    reader = _reader()
+    config = getattr(transformers, f"{kind}Config")(
+        vision_config=dict(_SIGHT),
+        text_config=transformers.LlamaConfig(vocab_size=len(reader), **_WRITES, **_special(reader)),
+        image_token_id=reader.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=reader.pad_token_id,
+    )
+    looks = getattr(transformers, f"{kind}ImageProcessorPil")(
+        size={"longest_edge": 96}, max_image_size={"longest_edge": 32}, do_image_splitting=split
+    )
+    model = getattr(transformers, f"{kind}ForConditionalGeneration")(config)
+    save(folder, lively(model, seed, 2.0), reader, looks)
+
+
+idefics3 = functools.partial(_tiled, "Idefics3")
+smolvlm = functools.partial(_tiled, "SmolVLM")
+
+
+def blip_2(folder: Path, *, seed: int = 0) -> None:
+    """An OPT behind a Q-Former."""
+    reader = _reader()
+    reader.chat_template = None
+    text = transformers.OPTConfig(
+        vocab_size=len(reader),
+        hidden_size=32,
+        word_embed_proj_dim=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        **_special(reader),
+    )
+    number = reader.convert_tokens_to_ids("<image>")
+    looks_at = {**_WRITES, "vocab_size": 10, "encoder_hidden_size": 24}
+    config = transformers.Blip2Config(
+        vision_config=dict(_SIGHT),
+        qformer_config={name: looks_at[name] for name in looks_at if name != "num_key_value_heads"},
+        text_config=text.to_dict(),
+        num_query_tokens=5,
+        image_text_hidden_size=16,
+        image_token_index=number,
+        image_token_id=number,
+    )
+    looks = transformers.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    save(folder, lively(transformers.Blip2ForConditionalGeneration(config), seed, 2.0), reader, looks)
+
+
+def _goes_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What BLIP-2 writes behind each picture and text."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    loaded: Any = transformers.Blip2ForConditionalGeneration.from_pretrained(model).eval()
+    processor: Any = transformers.Blip2Processor(looks, reader, num_query_tokens=loaded.config.num_query_tokens)
+    settings = {name: value for name, value in options.items() if name != "return_full_text"}
+    found = []
+    for item in inputs:
+        given = processor(images=item["image"], text=item["text"], return_tensors="pt")
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**given, **settings)
+        before = reader.decode(given["input_ids"][0], skip_special_tokens=True)
+        whole = reader.decode(
+            torch.cat([given["input_ids"][0], ids[-settings["max_new_tokens"] :]]), skip_special_tokens=True
+        )
+        found.append([{"input_text": item["text"], "generated_text": whole[len(before) :]}])
+    return [*found, *found]
+
+
+def _answers(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What `generate` says to each picture and question."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    loaded: Any = transformers.AutoModelForImageTextToText.from_pretrained(model).eval()
+    if loaded.config.model_type == "llava":
+        processor: Any = transformers.LlavaProcessor.from_pretrained(model, image_processor=looks)
+    else:  # SmolVLM's own needs packages for films; of a picture it makes the same
+        side = loaded.config.vision_config
+        tokens = (side.image_size // side.patch_size) ** 2 // loaded.config.scale_factor**2
+        processor = transformers.Idefics3Processor(looks, reader, image_seq_len=tokens)
+    settings = {name: value for name, value in options.items() if name != "return_full_text"}
+    found = []
+    for item in inputs:
+        parts = [{"type": "image"}, {"type": "text", "text": item["text"]}]
+        said = [{"role": "user", "content": parts}]
+        text = reader.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        given = processor(images=[item["image"]], text=text, add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**given, **settings)
+        before = reader.decode(given["input_ids"][0], skip_special_tokens=True)
+        reply = reader.decode(ids, skip_special_tokens=True)[len(before) :]
+        found.append([{"input_text": item["text"], "generated_text": reply}])
+    return [*found, *found]
+
+
+_ASKED = ("What is it?", "How many circles can you see here?")
+
+
+def _row(name: str, build: Callable[..., None], oracle: Any = _answers) -> Row:
+    inputs = tuple({"image": draw(6000 + i), "text": text} for i, text in enumerate(_ASKED))
+    options = {"max_new_tokens": 12, "return_full_text": False}
+    return Row(name, "image-text-to-text", build, inputs, options, oracle=oracle, absent=NO_CACHE)
+
+
+ROWS: tuple[Row, ...] = (
+    _row("blip_2", blip_2, _goes_on),
+    _row("idefics3", idefics3),
+    _row("llava", llava),
+    _row("smolvlm", smolvlm),
+)
