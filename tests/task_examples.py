@@ -48,6 +48,7 @@ _FITTED = {  # models of tests/models.py
 _OF_MINILM = ("feature-extraction", "sentence-embedding", "sentence-similarity")
 _ROWS = {  # where the first row of a task is not the one
     "table-question-answering": "tapas-aggregation",
+    "image-text-to-text": "llava",
     "image-to-image": "swin2sr, any size",
     "summarization": "pegasus",
     "text2text-generation": "t5",
