@@ -94,7 +94,10 @@ class TestAnswers:
         said = [
             {"role": "user", "content": [{"type": "image", "image": draw(6000)}, {"type": "text", "text": "What?"}]},
             {"role": "assistant", "content": "A square."},
-            {"role": "user", "content": [{"type": "image", "image": draw(6001)}, {"type": "text", "text": "And here?"}]},
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": draw(6001)}, {"type": "text", "text": "And here?"}],
+            },
         ]
 
         (found,) = llava.opened.predict(said, max_new_tokens=8)

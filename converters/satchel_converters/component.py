@@ -59,7 +59,8 @@ class Component:
     example: Mapping[str, torch.Tensor]
     reference: torch.nn.Module | None = None  # the checkpoint's own part that this is; None: all of it
     # The example at another batch and length, where inputs depend on each other; None: each is repeated and cut alone.
-    remade: Callable[[int, int], Mapping[str, torch.Tensor]] | None = None
+    # A decoder is also told `capacity` and `kept`.
+    remade: Callable[..., Mapping[str, torch.Tensor]] | None = None
     state: Mapping[str, str] = field(
         default_factory=dict
     )  # each input that is cache -> the output that it comes out as

@@ -66,6 +66,7 @@ class Plan:
     scheme: Scheme
     engine: Engine
     buckets: tuple[int, ...] = ()  # lengths of a format with static shapes
+    longest: int = 0  # tokens that were asked for; 0: none in particular
     int8_weights: str = "int8"  # or int8-reduced (7 bits) or uint8, as the profile says
     task: str = ""  # the main one, which other tools read in the artifact
     calibration_method: str = ""  # how ranges are taken from samples; "": the format's best

@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 
 from satchel_runtimes.errors import SupportError
+from satchel_runtimes.sessions.cache import CAPACITY
 
 from .component import Axis, Component
 
-__all__ = ["difference", "dynamic_shapes", "length_of", "resized", "static_shapes", "token_shapes"]
+__all__ = ["cache_shapes", "difference", "dynamic_shapes", "length_of", "resized", "static_shapes", "token_shapes"]
 
 # Batch and length, in the axis's least, of the checks of a graph with dynamic axes; neither is a traced one, and the second
 # batch has padding.
 _OTHER_SHAPES = ((1, 5), (3, 23))
 _STEP = (3, 1)  # and of a decoder, the step of several texts
+
+_CAPACITIES = (128, 512)  # tokens of a cache, where nothing else is asked for
+_PIECE = 32  # tokens of a prompt that one call reads
 
 SIDES = frozenset({"height", "width"})  # the names of a picture's axes where it may have any size
 
@@ -42,6 +46,23 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     longest = axis.maximum
     taken = [length for length in axis.buckets or buckets if longest is None or length <= longest] or [longest or 128]
     return [{"batch": 1, axis.name: length} for length in taken]
+
+
+def cache_shapes(component: Component, longest: int = 0) -> list[dict[str, int]]:
+    """`static_shapes` of a decoder: for each capacity of its cache a step of one token, and a piece of a prompt.
+
+    Args:
+        longest: tokens of a text that were asked for.
+    """
+    bounds = [
+        axis.maximum for each in component.inputs for axis in each.axes if isinstance(axis, Axis) and axis.maximum
+    ]
+    most = min([*bounds, longest or _CAPACITIES[-1]])
+    shapes = []
+    for capacity in [*(each for each in _CAPACITIES if each < most), most]:
+        for length in (1, min(_PIECE, capacity // 2)):
+            shapes.append({"batch": 1, "sequence": length, "kept": 1, CAPACITY: capacity})
+    return shapes
 
 
 def token_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
@@ -88,7 +109,12 @@ def dynamic_shapes(component: Component) -> dict[str, dict[int, Any]]:  # Any: t
 
 
 def difference(
-    component: Component, run: Run, shapes: Sequence[tuple[int, int]] | None = None, *, padded: bool = False
+    component: Component,
+    run: Run,
+    shapes: Sequence[tuple[int, int]] | None = None,
+    *,
+    padded: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> float:
     """The largest error of an exported graph against the module, over the largest magnitude, on valid positions.
 
@@ -96,6 +122,7 @@ def difference(
         run: the exported graph, from inputs by name to outputs by name.
         shapes: batch and length of each check; None: two that were not traced.
         padded: pad a batch of one as well.
+        sizes: of a decoder's other axes, where they are fixed.
     """
     import torch
 
@@ -104,7 +131,7 @@ def difference(
     unit = axis.minimum if axis is not None else 1
     others = [(batch, length * unit) for batch, length in _OTHER_SHAPES] + ([_STEP] if component.state else [])
     for batch, length in shapes or others:
-        inputs = resized(component, batch, length, padded=padded)
+        inputs = resized(component, batch, length, padded=padded, sizes=sizes)
         with torch.inference_mode():
             expected = component.module(**inputs)
         found = run({name: value.numpy() for name, value in inputs.items()})
@@ -115,13 +142,15 @@ def difference(
     return worst
 
 
-def resized(component: Component, batch: int, length: int, *, padded: bool = False) -> dict[str, Any]:
+def resized(
+    component: Component, batch: int, length: int, *, padded: bool = False, sizes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """The example at other sizes of its dynamic axes; the last row of several, or a padded one, ends a third early."""
-    sizes = {"batch": batch}
+    own = {"batch": batch}
     bounded = _length_axis(component)
     length = min(length, bounded.maximum or length) if bounded is not None else length
     if component.remade is not None:
-        return dict(component.remade(batch, length))
+        return dict(component.remade(batch, length, **(sizes or {})))
     made = {}
     for each in component.inputs:
         value = component.example[each.name][:1]
@@ -132,7 +161,7 @@ def resized(component: Component, batch: int, length: int, *, padded: bool = Fal
                     if axis.name in SIDES
                     else max(length // axis.multiple, 1) * axis.multiple
                 )
-                size = sizes.get(axis.name, size)
+                size = own.get(axis.name, size)
                 repeats = [1] * value.dim()
                 repeats[place] = -(-size // value.shape[place])
                 value = value.repeat(repeats).narrow(place, 0, size)

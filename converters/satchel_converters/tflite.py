@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.sessions.cache import CAPACITY
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
 from .process import Tell
 from .quiet import quiet
-from .shapes import difference, length_of, resized, static_shapes
+from .shapes import cache_shapes, difference, length_of, resized, static_shapes
 from .tflite_quantize import METHODS, quantize_static
 
 if TYPE_CHECKING:
@@ -135,7 +136,8 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     graphs: list[Graph] = []
     for component in components:
         file = f"{component.name}.tflite"
-        shapes = static_shapes(component, plan.buckets)
+        cached = bool(component.state)
+        shapes = cache_shapes(component, plan.longest) if cached else static_shapes(component, plan.buckets)
         _convert(component, shapes, out / file)
         worst = max(_check(component, out / file, shape) for shape in shapes)
         if worst > _TOLERANCE:
@@ -149,7 +151,16 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         )
         outputs = specs(component.outputs)
         graphs += [
-            Graph(component.name, file, inputs, outputs, entry=_signature(shape), bind=dict(shape)) for shape in shapes
+            Graph(
+                component.name,
+                file,
+                inputs,
+                outputs,
+                entry=_signature(shape),
+                bind=dict(shape),
+                state=dict(component.state),
+            )
+            for shape in shapes
         ]
     return Artifact(out, tuple(graphs), tuple(dict.fromkeys(graph.file for graph in graphs)))
 
@@ -178,7 +189,7 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
         made: Any = None  # the converter, once it has a signature
         try:
             for shape in shapes:
-                example = resized(component, 1, length_of(shape))
+                example = resized(component, 1, length_of(shape), sizes=_others(component, shape))
                 inputs = {name: _as_int32(torch, value) for name, value in example.items()}
                 made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
@@ -189,6 +200,11 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
                 why=f"{type(error).__name__}: {lines[0][:300]}",
                 fix="convert to another format; an architecture that needs a rewrite gets one file in capture/",
             ) from None
+
+
+def _others(component: Component, shape: _Shape) -> dict[str, int]:
+    """Of a decoder: the sizes beside batch and length."""
+    return {name: size for name, size in shape.items() if name in (CAPACITY, "kept")} if component.state else {}
 
 
 def _identity(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
@@ -249,7 +265,7 @@ def _check(component: Component, file: Path, shape: _Shape) -> float:
         found: Mapping[str, Any] = run(**{n: v.astype("int32") if v.dtype == "int64" else v for n, v in inputs.items()})
         return found
 
-    return difference(component, call, ((1, length_of(shape)),), padded=True)
+    return difference(component, call, ((1, length_of(shape)),), padded=True, sizes=_others(component, shape))
 
 
 def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:
@@ -311,5 +327,6 @@ FORMAT = Format(
     plan=plan,
     export=export,
     apply=apply,
+    caches=True,
     about="TFLite for LiteRT on phones and small boards; lengths are signatures that share their weights",
 )

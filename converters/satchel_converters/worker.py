@@ -11,6 +11,7 @@ Progress is a JSON object per line on stdout; an error that a user can mend is e
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -22,6 +23,7 @@ from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.examples import read_examples
 from satchel_runtimes.golden import golden_records, inputs_to_json, records_of, records_to_bytes
 from satchel_runtimes.manifest import TaskEntry, to_plain
+from satchel_runtimes.sessions.cache import CAPACITY
 from satchel_runtimes.tasks import task_class
 
 from .applying import APPLY, run_apply
@@ -41,6 +43,7 @@ _KEEP = 16_384  # values per array that the build compares; a vocabulary-wide ou
 
 def _run(folder: Path) -> None:
     job = read_job(folder)
+    job = dataclasses.replace(job, plan=dataclasses.replace(job.plan, longest=job.max_length or 0))
     weights = sum(file.stat().st_size for file in job.source.weights)
     tell("load", f"{job.source.name}, {job.source.parameters:,} parameters, {weights / 2**20:.1f} MiB")
     from .capture import capture, load_model  # torch, which nothing above needs
@@ -53,7 +56,10 @@ def _run(folder: Path) -> None:
     chosen = format_of(job.plan.format)
     twin = _traced(chosen, components, job.plan, folder) if job.kit else chosen.export(components, job.plan, folder)
     processors = loaded.processors.save(folder, twin.config)
-    bound = [graph.bind["sequence"] for graph in twin.graphs if "sequence" in graph.bind]
+    # A text that an encoder reads may have its length, and one that is gone on with that of the cache.
+    read = [graph for graph in twin.graphs if CAPACITY not in graph.bind] or twin.graphs
+    bound = [graph.bind.get(CAPACITY, graph.bind.get("sequence", 0)) for graph in read]
+    bound = [each for each in bound if each]
     facts = loaded.facts(job.max_length, bound)
     entries = [task_class(name, facts.config).entry(facts) for name in job.tasks]
     items = golden_items(job.tasks, facts, job.golden)

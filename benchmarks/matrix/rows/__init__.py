@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from ..row import Row
-from . import audio, decoders, detectors, documents, generators, joined, seeing, tables, text, towers, video, vision, writers
+from . import (
+    audio,
+    decoders,
+    detectors,
+    documents,
+    generators,
+    joined,
+    seeing,
+    tables,
+    text,
+    towers,
+    video,
+    vision,
+    writers,
+)
 
 __all__ = ["ROWS"]
 

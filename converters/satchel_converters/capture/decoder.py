@@ -238,9 +238,12 @@ def component_of(
     vocabulary = min(len(loaded.tokenizer), width)
     examples = {each.name: example for each, example in (beside or {}).items()}
 
-    def remade(rows: int, length: int) -> Mapping[str, torch.Tensor]:
+    def remade(rows: int, length: int, capacity: int = 0, kept: int = 0) -> Mapping[str, torch.Tensor]:
         others = {name: each[torch.arange(rows) % len(each)] for name, each in examples.items()}
-        return {**_example(vocabulary, rows, length), **others, **_cache(caches, rows, length)}
+        example = _example(vocabulary, rows, length)
+        if kept:
+            example["logits_positions"] = example["logits_positions"][:, -kept:]
+        return {**example, **others, **_cache(caches, rows, capacity or max(_CAPACITY, length + 6))}
 
     return Component(
         name,
@@ -268,9 +271,9 @@ def _example(vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]
     }
 
 
-def _cache(inputs: Sequence[Input], rows: int, length: int) -> dict[str, torch.Tensor]:
+def _cache(inputs: Sequence[Input], rows: int, capacity: int) -> dict[str, torch.Tensor]:
     """Not empty, so that what lies beyond a row would show."""
-    capacity, generator = max(_CAPACITY, length + 6), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     sizes = {each.name: (each.axes[1], each.axes[3]) for each in inputs}
     return {
         name: torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[arg-type]  # fixed

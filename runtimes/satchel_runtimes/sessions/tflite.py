@@ -15,6 +15,7 @@ from ..manifest import Graph
 from ..toolchain import need, require_version
 from . import Session, SessionOptions, Tensors, Used
 from .buckets import Bucket, BucketSession
+from .tflite_decoder import check_engine, open_decoder
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -48,6 +49,9 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
             why="it is not a TFLite file",
             fix="copy the bundle again",
         )
+    if graphs[0].state:
+        check_engine(name, bundle)
+        return open_decoder(bundle, graphs, wanted, version)
     where: dict[str, object] = {"model_path": str(path)} if path else {"model_content": bundle.read(file)}
     chosen = _delegation(interpreters, wanted.delegate)
     try:
