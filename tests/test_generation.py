@@ -385,7 +385,7 @@ class TestRefusals:
 
     def test_formats_without_a_cache_say_so_before_the_work(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(SupportError, match="keep no cache"):
-            satchel.convert(folder / "model", device="generic-x86-64", format="tflite", out=tmp_path / "out")
+            satchel.convert(folder / "model", device="inf2", out=tmp_path / "out")
 
     def test_a_strategy_that_generation_config_asks_for_and_is_not_here(self) -> None:
         with pytest.raises(SupportError, match="guidance_scale"):

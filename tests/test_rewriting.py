@@ -334,7 +334,7 @@ def test_the_task_of_a_checkpoint_is_told_by_its_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("format", ["onnx", "tflite", "torchscript"])
 @pytest.mark.parametrize("model_type", sorted(WRITERS))
 def test_every_architecture_writes_as_transformers_does(model_type: str, format: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -168,7 +168,7 @@ class TestTiles:
 
 class TestEveryKind:
     @pytest.mark.slow
-    @pytest.mark.parametrize("form", ["onnx", "torchscript"])
+    @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
     @pytest.mark.parametrize("name", ["blip_2", "idefics3", "llava", "smolvlm"])
     def test_answers_as_transformers_does(self, name: str, form: str, tmp_path: Path) -> None:
         opened = converted(built(name, tmp_path / name), format=form)

@@ -48,12 +48,17 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     return [{"batch": 1, axis.name: length} for length in taken]
 
 
-def cache_shapes(component: Component, longest: int = 0) -> list[dict[str, int]]:
+def cache_shapes(
+    component: Component, longest: int = 0, known: Mapping[str, int] | None = None
+) -> list[dict[str, int]]:
     """`static_shapes` of a decoder: for each capacity of its cache a step of one token, and a piece of a prompt.
 
     Args:
         longest: tokens of a text that were asked for.
+        known: sizes of axes that an encoder's graph has as outputs; of others that are dynamic there is as much as the cache holds.
     """
+    own = {"batch", "sequence", "kept", CAPACITY}
+    names = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)} - own
     bounds = [
         axis.maximum for each in component.inputs for axis in each.axes if isinstance(axis, Axis) and axis.maximum
     ]
@@ -61,7 +66,8 @@ def cache_shapes(component: Component, longest: int = 0) -> list[dict[str, int]]
     shapes = []
     for capacity in [*(each for each in _CAPACITIES if each < most), most]:
         for length in (1, min(_PIECE, capacity // 2)):
-            shapes.append({"batch": 1, "sequence": length, "kept": 1, CAPACITY: capacity})
+            others = {name: (known or {}).get(name, capacity) for name in sorted(names)}
+            shapes.append({"batch": 1, "sequence": length, "kept": 1, CAPACITY: capacity, **others})
     return shapes
 
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
-from satchel_runtimes.sessions.cache import CAPACITY
 from satchel_runtimes.toolchain import need
 
-from .component import Component, specs
+from .component import Axis, Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
 from .process import Tell
 from .quiet import quiet
@@ -134,10 +133,13 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         SupportError: litert-torch cannot convert the model, or a signature answers wrongly.
     """
     graphs: list[Graph] = []
+    known: dict[str, int] = {}  # sizes of what one component hands to another
     for component in components:
         file = f"{component.name}.tflite"
         cached = bool(component.state)
-        shapes = cache_shapes(component, plan.longest) if cached else static_shapes(component, plan.buckets)
+        shapes = cache_shapes(component, plan.longest, known) if cached else static_shapes(component, plan.buckets)
+        if not cached:
+            known |= _made_sizes(component, shapes[-1])
         _convert(component, shapes, out / file)
         worst = max(_check(component, out / file, shape) for shape in shapes)
         if worst > _TOLERANCE:
@@ -204,7 +206,25 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
 
 def _others(component: Component, shape: _Shape) -> dict[str, int]:
     """Of a decoder: the sizes beside batch and length."""
-    return {name: size for name, size in shape.items() if name in (CAPACITY, "kept")} if component.state else {}
+    return {name: size for name, size in shape.items() if name not in ("batch", "sequence")} if component.state else {}
+
+
+def _made_sizes(component: Component, shape: _Shape) -> dict[str, int]:
+    """The sizes of axes of its outputs that no input has, at a shape of its inputs."""
+    import torch
+
+    taken = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    named = {axis.name for each in component.outputs for axis in each.axes if isinstance(axis, Axis)}
+    if named <= taken:
+        return {}
+    with torch.no_grad():
+        made = component.module(**resized(component, 1, length_of(shape)))
+    return {
+        axis.name: int(made[each.name].shape[place])
+        for each in component.outputs
+        for place, axis in enumerate(each.axes)
+        if isinstance(axis, Axis) and axis.name not in taken
+    }
 
 
 def _identity(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:

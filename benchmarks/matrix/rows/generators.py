@@ -12,7 +12,7 @@ import transformers
 
 from ..row import Row, lively, save, tokenizer
 
-__all__ = ["CHAT_TEMPLATE", "DECODERS", "NO_CACHE", "ROWS", "decoder"]
+__all__ = ["CHAT_TEMPLATE", "DECODERS", "ROWS", "decoder"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -104,7 +104,6 @@ def _goes_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> 
     return [*alone, *alone]
 
 
-NO_CACHE = {"tflite": "A cache is not kept in TFLite yet."}
 _TEXTS = ("Where is the order", "The small model answers quickly and keeps", "A")
 
 ROWS: tuple[Row, ...] = tuple(
@@ -115,7 +114,6 @@ ROWS: tuple[Row, ...] = tuple(
         _TEXTS,
         {"max_new_tokens": 12, "do_sample": False},
         oracle=_goes_on,
-        absent=NO_CACHE,
     )
     for model_type in DECODERS
 )

@@ -15,7 +15,6 @@ import transformers
 from satchel_converters.pictures import draw
 
 from ..row import Row, lively, save, tokenizer
-from .generators import NO_CACHE
 
 __all__ = ["ROWS", "WRITERS", "blip", "captioner", "git", "moonshine", "pair", "translator", "whisper", "writer"]
 
@@ -284,7 +283,7 @@ def _row(model_type: str) -> Row:
     task = _FIRST.get(model_type.removeprefix("bigbird_"), "text2text-generation")
     oracle = functools.partial(_rewrites, _KEYS.get(task, "generated_text"))
     build, options = functools.partial(writer, model_type), {"max_new_tokens": 12, "num_beams": 2}
-    return Row(model_type, task, build, _TEXTS, options, oracle=oracle, absent=NO_CACHE)
+    return Row(model_type, task, build, _TEXTS, options, oracle=oracle)
 
 
 def _sound(seconds: float) -> np.ndarray:
@@ -301,7 +300,6 @@ ROWS: tuple[Row, ...] = (
         (_sound(1.5), _sound(4.0)),
         {"language": "en", "return_timestamps": True, "max_new_tokens": 20},
         oracle=_hears,
-        absent=NO_CACHE,
     ),
     Row(
         "moonshine",
@@ -310,7 +308,6 @@ ROWS: tuple[Row, ...] = (
         (_sound(1.5), _sound(0.6)),
         {"max_new_tokens": 12},
         oracle=_hears_samples,
-        absent=NO_CACHE,
     ),
     Row(
         "encoder-decoder",
@@ -319,7 +316,6 @@ ROWS: tuple[Row, ...] = (
         _TEXTS,
         {"max_new_tokens": 12},
         oracle=functools.partial(_rewrites, "generated_text"),
-        absent=NO_CACHE,
     ),
     *(
         Row(
@@ -329,7 +325,6 @@ ROWS: tuple[Row, ...] = (
             tuple(draw(6000 + number) for number in range(3)),
             {"max_new_tokens": 12},
             oracle=_tells,
-            absent=NO_CACHE,
         )
         for decoder in _CAPTIONS
     ),
@@ -341,7 +336,6 @@ ROWS: tuple[Row, ...] = (
             tuple(draw(6000 + number) for number in range(3)),
             {"max_new_tokens": 12},
             oracle=_tells,
-            absent=NO_CACHE,
         )
         for build in (blip, git)
     ),

@@ -57,6 +57,10 @@ class _Kept(torch.nn.Module):
         self.states: torch.Tensor | None = None  # of the last call
 
     @property
+    def weight(self) -> torch.Tensor:
+        return self.head.weight  # type: ignore[return-value]  # as of all projections
+
+    @property
     def bias(self) -> Any:  # Any: a parameter or None; some models keep a name for it
         return getattr(self.head, "bias", None)
 
@@ -236,10 +240,16 @@ def component_of(
             caches.append(Input(past(layer, kind), "float32", axes))
             outputs.append(Output(_present(layer, kind), "float32", axes, role="state"))
     vocabulary = min(len(loaded.tokenizer), width)
-    examples = {each.name: example for each, example in (beside or {}).items()}
 
-    def remade(rows: int, length: int, capacity: int = 0, kept: int = 0) -> Mapping[str, torch.Tensor]:
-        others = {name: each[torch.arange(rows) % len(each)] for name, each in examples.items()}
+    def remade(rows: int, length: int, *, capacity: int = 0, kept: int = 0, **sizes: int) -> Mapping[str, torch.Tensor]:
+        others = {}
+        for each, given in (beside or {}).items():
+            value = given[torch.arange(rows) % len(given)]
+            for place, axis in enumerate(each.axes):
+                if isinstance(axis, Axis) and axis.name in sizes:
+                    index = torch.arange(sizes[axis.name]) % value.shape[place]
+                    value = value.index_select(place, index)
+            others[each.name] = value
         example = _example(vocabulary, rows, length)
         if kept:
             example["logits_positions"] = example["logits_positions"][:, -kept:]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput
 
 from satchel_runtimes.tasks.audio import audio_steps, receptive_field
 
@@ -129,6 +130,18 @@ class _Read(Exception):  # no error: it ends a call where the decoder begins
         self.states, self.mask = states, mask
 
 
+@dataclass
+class _Unread(ModelOutput):
+    """A decoder's answer that nothing is made of."""
+
+    last_hidden_state: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+    cross_attentions: Any = None
+
+
 class _Encoder(torch.nn.Module):
     """The encoder, and of each layer of the decoder the projections of what that found, which `_projections` lists.
 
@@ -140,19 +153,25 @@ class _Encoder(torch.nn.Module):
         self.model, self.config, self.projections, self.whole = model, model.config, projections, whole
 
     def forward(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        def reached(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            raise _Read(kwargs[_STATES], kwargs.get(_MASK))
+        found: list[_Read] = []
 
-        hook = self.model.get_decoder().register_forward_pre_hook(reached, with_kwargs=True)
+        def reached(**given: Any) -> _Unread:
+            found.append(_Read(given[_STATES], given.get(_MASK)))
+            if not torch.compiler.is_exporting():
+                raise found[0]
+            # torch.export counts the modules that it is in, and what is raised would leave it in them.
+            nothing = torch.zeros(given[_STATES].shape[0], 1, self.model.get_output_embeddings().weight.shape[1])
+            return _Unread(last_hidden_state=nothing, logits=nothing)
+
+        decoder = self.model.get_decoder()
+        decoder.forward = reached
         try:
-            with plain_turn(self.model):
+            with plain_turn(self.model), contextlib.suppress(_Read):
                 self.model(**inputs, decoder_input_ids=_first_token(inputs), return_dict=True)
-        except _Read as read:
-            pairs = [each.pair(read.states) for each in self.projections]
-            return named(pairs, read.mask, self.whole)
         finally:
-            hook.remove()
-        raise AssertionError("the decoder was not called")
+            del decoder.forward
+        (read,) = found
+        return named([each.pair(read.states) for each in self.projections], read.mask, self.whole)
 
 
 @dataclass

@@ -6,6 +6,7 @@ graph reads words and pictures, and writes.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,7 @@ _WORDS = 9  # of the text behind a picture that the capture is checked on
 
 
 class _Seen(Exception):  # no error: it ends a call where what was seen is in the language model's width
-    def __init__(self, features: torch.Tensor) -> None:
-        super().__init__()
-        self.features = features
+    """What comes behind would take the pictures of a batch apart."""
 
 
 class _Sight(torch.nn.Module):
@@ -43,17 +42,20 @@ class _Sight(torch.nn.Module):
         self.projector = next(named[name] for name in _PROJECTORS if name in named)
 
     def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        found: list[torch.Tensor] = []
+
         def reached(module: torch.nn.Module, args: Any, features: torch.Tensor) -> None:
-            raise _Seen(features)
+            found.append(features)
+            if not torch.compiler.is_exporting():  # torch.export counts the modules that it is in
+                raise _Seen
 
         hook = self.projector.register_forward_hook(reached)
         try:
-            self.model.get_image_features(pixel_values=pixel_values)
-        except _Seen as seen:
-            return {FEATURES: seen.features}
+            with contextlib.suppress(_Seen):
+                self.model.get_image_features(pixel_values=pixel_values)
         finally:
             hook.remove()
-        raise AssertionError("the projector was not called")
+        return {FEATURES: found[0]}
 
 
 class _SightReference(torch.nn.Module):
@@ -130,7 +132,7 @@ def capture(loaded: Loaded, seeing: Any = None) -> tuple[Component, ...]:
     if made.shape[1] != words["count"]:
         why = f"it makes {made.shape[1]} tokens of one, and its settings say {words['count']}"
         raise refused(f"the pictures of {loaded.source.id}", why)
-    pictures_axis, width = Axis("pictures"), made.shape[2]
+    pictures_axis, width = Axis("batch"), made.shape[2]
     spec = Input(spec.name, spec.dtype, (pictures_axis, *spec.axes[1:]), spec.padding)
     output = Output(FEATURES, "float32", (pictures_axis, *made.shape[1:]))
     encoder = Component("image_encoder", sight, (spec,), (output,), {spec.name: pictures}, reference=reference)

@@ -78,7 +78,10 @@ def _made(models: Any, given: Any, options: Any, to: str) -> Any:  # Any: as abo
             _environments.append(made)
         start = models.CompiledModel.from_buffer if isinstance(given, bytes) else models.CompiledModel.from_file
         model = start(given, environment=_environments[0], options=options)
-        for entry, names in model.get_signature_list().items():  # the first buffer that is written makes another registry
+        for (
+            entry,
+            names,
+        ) in model.get_signature_list().items():  # the first buffer that is written makes another registry
             buffer = model.create_input_buffer_by_name(entry, names["inputs"][0])
             details = buffer.get_tensor_details()
             buffer.write(np.zeros(details["shape"], details["dtype"]))
@@ -128,7 +131,8 @@ class _Texts:
 
     def __init__(self, session: _TfliteDecoder, batch: int, capacity: int) -> None:
         self._session = session
-        self.graph = session.graph_of(capacity)
+        # It grows: what a text may come to have is more often than not what the model can hold.
+        self.graph, self.most = session.graph_of(1), capacity
         self.rows = [_Row(session.model, self.graph) for _ in range(batch)]
 
     @property
@@ -173,6 +177,7 @@ class _Texts:
 class _TfliteDecoder:
     def __init__(self, graphs: Sequence[Graph], model: Any, used: Used) -> None:
         self._graphs = sorted(graphs, key=lambda graph: (graph.bind[CAPACITY], graph.bind["sequence"]))
+        self.longest = self._graphs[-1].bind[CAPACITY]  # tokens of a text
         self._model: Optional[Any] = model
         self._lock = threading.Lock()  # the buffers of a signature belong to one call at a time
         self._buffers: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}  # by signature: what goes in and comes out
@@ -202,11 +207,11 @@ class _TfliteDecoder:
         return fits[0]
 
     def new_state(self, batch: int = 1, capacity: int = 0) -> _Texts:
-        # It grows: what a text may come to have is more often than not what the model can hold.
-        return _Texts(self, batch, min(capacity, self._graphs[0].bind[CAPACITY]))
+        return _Texts(self, batch, capacity)
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[_Texts] = None) -> Tensors:
         texts = state or _Texts(self, *needed(tensors))
+        texts.hold(min(int(tensors[POSITIONS].max()) + 1, texts.most))
         check_room(texts, tensors)  # type: ignore[arg-type]  # asks for capacity and batch alone
         with self._lock:
             rows = [self._row(texts, row, tensors) for row in range(texts.batch)]

@@ -17,6 +17,7 @@ from .text import tokenize_step, wrong_type
 
 __all__ = ["RewritingTask", "TextRewriting"]
 
+_ENDLESS = 2**31
 _CONTEXTS = ("max_target_positions", "max_position_embeddings", "n_positions")  # of config.json: the decoder's
 
 
@@ -74,10 +75,11 @@ class RewritingTask(GenerativeTask):
     ) -> list[Prompt]:
         rows = [self.encode(item, options)[0] for item in items]
         beside = self.beside(graphs, rows)
+        longest = getattr(graphs[self.component], "longest", _ENDLESS)  # of a cache of fixed sizes
         return [
             Prompt(
                 row.tensors["decoder_input_ids"].tolist(),
-                self._context or 2**31,
+                min(self._context or _ENDLESS, longest),
                 {name: value[i : i + 1] for name, value in beside.items()},
                 row.tensors.get("input_ids"),
             )
