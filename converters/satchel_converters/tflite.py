@@ -308,7 +308,14 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell:
                 _add_fp16(package, quantizer)
             else:
                 quantizer.load_quantization_recipe(_recipe(package.recipe, plan.scheme.name))
-            quantizer.quantize().export_model(str(out / file), overwrite=True)
+            try:
+                quantizer.quantize().export_model(str(out / file), overwrite=True)
+            except (RuntimeError, ValueError) as error:  # of tables whose rows are no whole number of blocks
+                raise SupportError(
+                    f"Cannot make {plan.scheme.name} of {file}.",
+                    why=f"ai-edge-quantizer: {str(error).strip().splitlines()[0][-300:]}",
+                    fix="choose another scheme, such as int8-weights",
+                ) from None
     return Artifact(out, twin.graphs, twin.files, notes=notes)
 
 
