@@ -165,7 +165,7 @@ class SourceModel:
         # Of a model that sees, too, or of the first of two.
         parts = [self.config.get(name) for name in ("encoder", "text_config")]
         config = {name: each for part in (self.config, *parts) if isinstance(part, dict) for name, each in part.items()}
-        names = ("max_position_embeddings", "n_positions", "max_seq_len")
+        names = ("max_position_embeddings", "max_encoder_position_embeddings", "n_positions", "max_seq_len")
         count = next((self._number(config, name, 512) for name in names if config.get(name) is not None), 512)
         if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":
             # Up to here transformers computes full attention, which is what is exported; beyond, sparse blocks.

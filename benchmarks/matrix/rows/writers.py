@@ -43,6 +43,12 @@ WRITERS: Mapping[str, Mapping[str, Any]] = {
     "bigbird_pegasus": {**_BART, "attention_type": "original_full"},
     "blenderbot": _BART,
     "blenderbot-small": _BART,
+    "led": {
+        **{name: value for name, value in _BART.items() if name != "max_position_embeddings"},
+        "max_encoder_position_embeddings": 144,
+        "max_decoder_position_embeddings": 140,
+        "attention_window": 8,
+    },
     "longt5": {**_T5, "local_radius": 7},
     "m2m_100": _BART,
     "marian": _BART,

@@ -21,6 +21,7 @@ from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
 from ..component import Axis, Component, Input, Output
 from . import attention
 from .attention import Asked, Held, Shape, attending
+from .led import LED
 from .older_decoders import OLDER
 from .placed import PLACED
 from .rewrite import rewritten
@@ -199,7 +200,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
 def attending_copy(loaded: Loaded) -> Any:  # Any: one of many classes
     """The model with its weights shared, whose layers ask `attend`."""
     attention.register()
-    model: Any = rewritten(loaded.model, {**OLDER, **PLACED}, shared=True)
+    model: Any = rewritten(loaded.model, {**OLDER, **PLACED, **LED}, shared=True)
     model.set_attn_implementation(attention.NAME)
     # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
     model.set_experts_implementation("batched_mm")

@@ -115,6 +115,7 @@ class _States(BaseModelOutput):
     """An encoder's answer, as every model takes it."""
 
     attention_mask: torch.Tensor | None = None
+    global_attentions: Any = None  # as LED has them
 
 
 def _first_token(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..component import Component
     from . import Loaded
 
-__all__ = ["FORWARDS", "capture"]
+__all__ = ["FORWARDS", "attended_locally", "capture"]
 
 _LOWEST = torch.finfo(torch.float32).min
 
@@ -78,6 +78,11 @@ def _attend(attention: Any, states: torch.Tensor, valid: torch.Tensor, first: bo
     if first:
         found = torch.cat([_from_first(attention, states, valid), found[:, :, 1:]], 2)
     return found.transpose(1, 2).reshape(batch, length, attention.embed_dim)
+
+
+def attended_locally(attention: Any, states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """The same where no token is seen by all."""
+    return _attend(attention, states, valid, first=False)
 
 
 def _from_first(attention: Any, states: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -135,6 +135,11 @@ def _kept(
     return key, value
 
 
+def _projected_too(self: Any, *given: Any, **named: Any) -> Any:
+    """LED, which answers with its cache as well."""
+    return (*_projected(self, *given, **named), named.get("past_key_values"))
+
+
 # "Class.method" -> what stands for it; the names are those of `rewrite.rewritten`.
 OLDER: Mapping[str, Callable[..., Any]] = {
     "BlipTextSelfAttention.forward": _by_key,
@@ -144,6 +149,7 @@ OLDER: Mapping[str, Callable[..., Any]] = {
     "FalconAttention.forward": _falcon,
     "GPTJAttention._attn": _plain,
     "GPTNeoSelfAttention._attn": _gpt_neo,
+    "LEDDecoderAttention.forward": _projected_too,
     "MptAttention.forward": _mpt,
     "TrOCRAttention.forward": _projected,
 }

@@ -16,11 +16,11 @@ __all__ = ["PLACED"]
 
 
 def _learned(self: Any, *given: Any, **named: Any) -> Any:
-    """BART and its kin: a table with some rows before the first position."""
+    """BART and its kin: a table, most of them with some rows before the first position."""
     positions = held_positions()
     if positions is None:
         return type(self).forward(self, *given, **named)
-    return torch.nn.functional.embedding(positions + self.offset, self.weight)
+    return torch.nn.functional.embedding(positions + getattr(self, "offset", 0), self.weight)
 
 
 def _waves(self: Any, input_ids: torch.Tensor, *given: Any, **named: Any) -> Any:

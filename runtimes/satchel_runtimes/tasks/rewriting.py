@@ -18,7 +18,12 @@ from .text import tokenize_step, wrong_type
 __all__ = ["RewritingTask", "TextRewriting"]
 
 _ENDLESS = 2**31
-_CONTEXTS = ("max_target_positions", "max_position_embeddings", "n_positions")  # of config.json: the decoder's
+_CONTEXTS = (
+    "max_target_positions",
+    "max_decoder_position_embeddings",
+    "max_position_embeddings",
+    "n_positions",
+)  # of config.json: the decoder's
 
 
 class RewritingTask(GenerativeTask):
