@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,10 @@ import satchel
 from satchel_converters.pictures import draw
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import UsageError
+from satchel_runtimes.manifest import TaskEntry
+from satchel_runtimes.tasks.image import _table, image_steps
 from satchel_runtimes.tasks.image_text_to_text import TASK
+from satchel_runtimes.tasks.image_to_text import TASK as CAPTIONS
 
 KINDS = (pytest.param("idefics3", marks=pytest.mark.slow), "llava")  # with tiles, and without
 ASKED = [{"image": draw(6000), "text": "What is it?"}, {"image": draw(6003), "text": "How many circles?"}]
@@ -166,6 +170,49 @@ class TestTiles:
         np.testing.assert_array_equal(ours, expected["pixel_values"][0])
 
 
+class TestPages:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        height=st.integers(2, 200),
+        width=st.integers(2, 200),
+        size=st.sampled_from([(64, 48), (48, 64), (40, 40)]),
+        turned=st.booleans(),
+        thumbnail=st.booleans(),
+    )
+    def test_are_those_of_transformers(
+        self, height: int, width: int, size: tuple[int, int], turned: bool, thumbnail: bool
+    ) -> None:
+        drawn = np.random.default_rng(height * 1000 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        looks: Any = transformers.DonutImageProcessorPil(
+            size={"height": size[0], "width": size[1]}, do_align_long_axis=turned, do_thumbnail=thumbnail
+        )
+        steps = image_steps(json.loads(looks.to_json_string()))
+        task: Any = CAPTIONS.__new__(CAPTIONS)
+        task.entry_, task._table = TaskEntry("image-to-text", steps, ()), _table(steps)
+        try:
+            expected = looks(Image.fromarray(drawn), return_tensors="np")["pixel_values"][0]
+        except ValueError:  # a page too wide for the size when its height fits
+            with pytest.raises(UsageError, match="fits its longer side alone"):
+                task.pixels(Image.fromarray(drawn))
+            return
+
+        np.testing.assert_allclose(task.pixels(Image.fromarray(drawn)), expected, atol=1e-6)
+
+    @pytest.mark.slow
+    def test_are_read_for_the_job_that_the_text_begins_with(self, tmp_path: Path) -> None:
+        opened = converted(built("donut", tmp_path / "donut"), task="image-to-text")
+
+        (found,) = opened.predict(draw(6000), prompt="<s_page>", max_new_tokens=8)
+
+        reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "donut")
+        looks = transformers.AutoImageProcessor.from_pretrained(tmp_path / "donut", backend="pil")
+        model: Any = transformers.VisionEncoderDecoderModel.from_pretrained(tmp_path / "donut").eval()
+        begun = reader("<s_page>", add_special_tokens=False, return_tensors="pt")["input_ids"]
+        pixels = looks(draw(6000), return_tensors="pt")["pixel_values"]
+        (ids,) = model.generate(pixels, decoder_input_ids=begun, max_new_tokens=8)
+        assert found["generated_text"] == reader.decode(ids, skip_special_tokens=True)
+
+
 class TestEveryKind:
     @pytest.mark.slow
     @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
@@ -181,6 +228,11 @@ class TestEveryKind:
         ("name", "form"),
         [
             ("git", "onnx"),
+            pytest.param("git", "tflite", marks=pytest.mark.slow),
+            pytest.param("donut", "onnx", marks=pytest.mark.slow),
+            pytest.param("donut", "tflite", marks=pytest.mark.slow),
+            pytest.param("donut", "torchscript", marks=pytest.mark.slow),
+            pytest.param("blip", "tflite", marks=pytest.mark.slow),
             pytest.param("git", "torchscript", marks=pytest.mark.slow),
             pytest.param("blip", "onnx", marks=pytest.mark.slow),
             pytest.param("blip", "torchscript", marks=pytest.mark.slow),

@@ -16,7 +16,19 @@ from satchel_converters.pictures import draw
 
 from ..row import Row, lively, save, tokenizer
 
-__all__ = ["ROWS", "WRITERS", "blip", "captioner", "git", "moonshine", "pair", "translator", "whisper", "writer"]
+__all__ = [
+    "ROWS",
+    "WRITERS",
+    "blip",
+    "captioner",
+    "donut",
+    "git",
+    "moonshine",
+    "pair",
+    "translator",
+    "whisper",
+    "writer",
+]
 
 _BART: Mapping[str, Any] = {
     "d_model": 32,
@@ -251,6 +263,20 @@ def blip(folder: Path, *, seed: int = 0) -> None:
     save(folder, lively(transformers.BlipForConditionalGeneration(config), seed, 2.0), reader, looks)
 
 
+def donut(folder: Path, *, seed: int = 0) -> None:
+    """A reader of whole pages."""
+    reader = tokenizer("bpe")
+    reader.add_special_tokens({"additional_special_tokens": ["<s_page>", "</s_page>"]})
+    writes = transformers.MBartConfig(vocab_size=len(reader), **{**_BART, "d_model": 24}, is_decoder=True)
+    sees = transformers.DonutSwinConfig(
+        image_size=(64, 48), patch_size=2, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4
+    )
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(sees, writes)
+    _start(config, reader)
+    looks = transformers.DonutImageProcessorPil(size={"height": 64, "width": 48})
+    save(folder, lively(transformers.VisionEncoderDecoderModel(config), seed, 2.0), reader, looks)
+
+
 def git(folder: Path, *, seed: int = 0) -> None:
     """A GIT, whose decoder reads a picture's tokens as its own."""
     reader = tokenizer("wordpiece")
@@ -343,6 +369,6 @@ ROWS: tuple[Row, ...] = (
             {"max_new_tokens": 12},
             oracle=_tells,
         )
-        for build in (blip, git)
+        for build in (blip, donut, git)
     ),
 )

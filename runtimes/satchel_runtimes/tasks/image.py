@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
-from .image_steps import FILTERS, STEPS, image_size, image_steps, resized_size
+from .image_steps import FILTERS, STEPS, image_size, image_steps, resized_size, thumbnail_size
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -101,6 +101,15 @@ class ImageTask(Task):
         for step in self.entry_.preprocess:
             if step.step == "resize":
                 picture = self._resized(picture, step.options)
+            elif step.step == "thumbnail":
+                height, width = thumbnail_size(step.options, picture.height, picture.width)
+                if (height, width) != (picture.height, picture.width):
+                    self._check_size(picture, height, width)
+                    picture = picture.resize((width, height), resample=FILTERS.index(step.options["filter"]))
+            elif step.step == "align_long_axis":
+                picture = _aligned(picture, step.options["height"], step.options["width"])
+            elif step.step == "frame":
+                picture = _framed(picture, step.options["height"], step.options["width"])
             elif step.step == "center_crop":
                 picture = self._cropped(picture, step.options["height"], step.options["width"])
         self._check_size(picture, picture.height, picture.width)
@@ -205,6 +214,28 @@ class ImageTask(Task):
             why=f"it takes {self.picture_kind}, or a list of them",
             fix="pass one of these",
         )
+
+
+def _aligned(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """On its side where it lies across the size."""
+    across = (width < height and picture.width > picture.height) or (width > height and picture.width < picture.height)
+    return picture.rotate(-90, expand=True) if across else picture
+
+
+def _framed(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """In the middle of black; an odd rest is below and to the right.
+
+    Raises:
+        UsageError: it does not fit, as a page that is wider than the size is when its height does.
+    """
+    top, left = (height - picture.height) // 2, (width - picture.width) // 2
+    if top < 0 or left < 0:
+        raise UsageError(
+            f"Cannot put a picture of {picture.width}x{picture.height} pixels into one of {width}x{height}.",
+            why="the model's processor fits its longer side alone",
+            fix="crop it, or pad it to the proportions of a page",
+        )
+    return picture.crop((-left, -top, width - left, height - top))
 
 
 def _table(steps: Sequence[Step]) -> np.ndarray:

@@ -9,10 +9,33 @@ from typing import Any, Optional
 from ..errors import SupportError
 from ..manifest import Step
 
-__all__ = ["FILTERS", "STEPS", "TILED", "image_multiple", "image_size", "image_steps", "processor_kind", "resized_size"]
+__all__ = [
+    "FILTERS",
+    "STEPS",
+    "TILED",
+    "image_multiple",
+    "image_size",
+    "image_steps",
+    "processor_kind",
+    "resized_size",
+    "thumbnail_size",
+]
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
-STEPS = ("rgb", "resize", "tiles", "center_crop", "flip_channels", "rescale", "normalize", "pad", "quantize_colors")
+STEPS = (
+    "rgb",
+    "align_long_axis",
+    "resize",
+    "tiles",
+    "thumbnail",
+    "frame",
+    "center_crop",
+    "flip_channels",
+    "rescale",
+    "normalize",
+    "pad",
+    "quantize_colors",
+)
 TILED = ("Idefics3", "SmolVLM")  # processors that cut a large picture into tiles
 
 # Of a processor's switches those that are served here, and those that do nothing to a picture that is only looked at.
@@ -54,6 +77,8 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
     steps: list[Step] = [Step("rgb")]
     if kind in TILED:
         steps.append(_tiles(has))
+    elif kind == "Donut":
+        steps += _donut(has)
     elif has.get("do_resize"):
         steps += _resize(kind, has)
     if has.get("do_center_crop") and kind != "Segformer":  # that one has the setting and no such step
@@ -83,7 +108,7 @@ def image_size(steps: Sequence[Step]) -> Optional[tuple[int, int]]:
     tiles = [int(step.options["side"]) for step in steps if step.step == "tiles"]
     if tiles:
         return tiles[0], tiles[0]
-    fixed = [step.options for step in steps if step.step in ("resize", "center_crop")]
+    fixed = [step.options for step in steps if step.step in ("resize", "frame", "center_crop")]
     if not fixed or "height" not in fixed[-1] or "keep_aspect" in fixed[-1]:
         return None
     return int(fixed[-1]["height"]), int(fixed[-1]["width"])
@@ -93,6 +118,18 @@ def image_multiple(steps: Sequence[Step]) -> int:
     """What the height and width are multiples of, where each picture has its own."""
     found = [int(step.options["multiple"]) for step in steps if step.options.get("multiple")]
     return found[-1] if found else 1
+
+
+def thumbnail_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
+    """Height and width of a picture that is made to fit, as Donut's processor rounds them."""
+    new = min(height, int(size["height"])), min(width, int(size["width"]))
+    if new == (height, width):
+        return new
+    if height > width:
+        return new[0], int(width * new[0] / height)
+    if width > height:
+        return int(height * new[1] / width), new[1]
+    return new
 
 
 def resized_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
@@ -160,9 +197,22 @@ def _also(kind: str, has: Mapping[str, Any]) -> set[str]:
         return {"do_color_quantize"}
     if kind in TILED:
         return {"do_pad", "do_image_splitting"}  # all tiles have one size
+    if kind == "Donut":
+        return {"do_align_long_axis", "do_thumbnail", "do_pad"}
     # Detectors pad the pictures of a batch to the largest: one alone stays as it is.
     padded = kind in ("Swin2SR", "Vilt") or (kind in _DETECTORS and not has.get("pad_size"))
     return {"do_pad"} if padded else set()
+
+
+def _donut(has: Mapping[str, Any]) -> list[Step]:
+    """A page as large as fits into one size, in the middle of it."""
+    size, how = _box("Donut", has.get("size")), {"filter": FILTERS[int(has["resample"])]}
+    steps = [Step("align_long_axis", size)] if has.get("do_align_long_axis") else []
+    if has.get("do_resize"):
+        steps.append(Step("resize", {"shortest_edge": min(size.values()), **how}))
+    if has.get("do_thumbnail"):
+        steps.append(Step("thumbnail", {**size, **how}))
+    return [*steps, Step("frame", size)] if has.get("do_pad") else steps
 
 
 def _tiles(has: Mapping[str, Any]) -> Step:

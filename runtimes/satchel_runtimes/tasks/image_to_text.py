@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..manifest import TaskEntry
+from ..manifest import Step, TaskEntry
 from .image import ImageTask, image_steps
 from .rewriting import RewritingTask
 from .task import Files, Input, ModelFacts, Row
@@ -37,11 +37,16 @@ class ImageToText(RewritingTask, ImageTask):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         RewritingTask.__init__(self, entry, files)
         ImageTask.__init__(self, entry, files)
+        # Donut's texts begin with the name of their job alone, and transformers puts nothing before it.
+        self._bare: bool = entry.option("generate", "bare", False)
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
         steps = (*image_steps(facts.image_processor), tokenize_step(facts))
-        return TaskEntry(cls.name, steps, (cls.generate_step(facts, **_settings(facts.config)),))
+        step = cls.generate_step(facts, **_settings(facts.config))
+        if str((facts.config.get("encoder") or {}).get("model_type")).startswith("donut"):
+            step = Step(step.step, {**step.options, "bare": True})
+        return TaskEntry(cls.name, steps, (step,))
 
     @classmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
@@ -55,7 +60,10 @@ class ImageToText(RewritingTask, ImageTask):
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
         said = self.encoding(options["prompt"], special=False).ids if options["prompt"] else []
-        start: np.ndarray = np.array([*self.start(options), *said], dtype=np.int64)
+        begun = [*self.start(options), *said]
+        if self._bare and len(begun) > 1:
+            del begun[0]
+        start: np.ndarray = np.array(begun, dtype=np.int64)
         return [Row({**self.tensors(self.picture(item)), "decoder_input_ids": start}, 1, component="encoder")]
 
 
