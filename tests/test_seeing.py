@@ -248,6 +248,21 @@ class TestEveryKind:
             assert len({each["generated_text"] for each in found}) > 1
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
+    def test_answers_questions_as_transformers_does(self, form: str, tmp_path: Path) -> None:
+        opened = converted(built("blip_answers", tmp_path / "blip"), format=form)
+        asked = [{"image": draw(6000 + i), "question": text} for i, text in enumerate(("No?", "What is in it?"))]
+        for options in ({"max_new_tokens": 10}, {"max_new_tokens": 10, "num_beams": 3}):
+            theirs = writers._answers(tmp_path / "blip", asked, options)[len(asked) :]
+
+            assert opened.predict(asked, **options) == theirs
+            assert [
+                opened.predict(each, **options)[0] for each in asked
+            ] == theirs  # a question is not seen through padding
+        with pytest.raises(UsageError, match="there is no question"):
+            opened.predict({"image": draw(6000), "question": " "})
+
+    @pytest.mark.slow
     def test_begins_as_it_is_told(self, tmp_path: Path) -> None:
         opened = converted(built("git", tmp_path / "git"), task="image-to-text")
 

@@ -20,6 +20,7 @@ __all__ = [
     "ROWS",
     "WRITERS",
     "blip",
+    "blip_answers",
     "captioner",
     "donut",
     "git",
@@ -253,14 +254,23 @@ def captioner(decoder: str, folder: Path, *, seed: int = 0) -> None:
 
 def blip(folder: Path, *, seed: int = 0) -> None:
     """A BLIP that writes captions."""
+    _blip(transformers.BlipForConditionalGeneration, folder, seed=seed)
+
+
+def _blip(kind: Any, folder: Path, *, seed: int = 0) -> None:
     reader = tokenizer("wordpiece")
     special = {"bos_token_id": reader.cls_token_id, "sep_token_id": reader.sep_token_id}
     text = {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id, "eos_token_id": reader.sep_token_id}
     config = transformers.BlipConfig(
-        text_config={**_BERT, **special, **text, "encoder_hidden_size": 24}, vision_config=dict(_SIGHT)
+        text_config={**_BERT, **special, **text, "encoder_hidden_size": 32}, vision_config={**_SIGHT, "hidden_size": 32}
     )
     looks = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    save(folder, lively(transformers.BlipForConditionalGeneration(config), seed, 2.0), reader, looks)
+    save(folder, lively(kind(config), seed, 2.0), reader, looks)
+
+
+def blip_answers(folder: Path, *, seed: int = 0) -> None:
+    """A BLIP that answers questions."""
+    _blip(transformers.BlipForQuestionAnswering, folder, seed=seed)
 
 
 def donut(folder: Path, *, seed: int = 0) -> None:
@@ -286,6 +296,21 @@ def git(folder: Path, *, seed: int = 0) -> None:
     )
     looks = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     save(folder, lively(transformers.GitForCausalLM(config), seed, 2.0), reader, looks)
+
+
+def _answers(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What BLIP's `generate` answers, as the last pipeline gave it."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    loaded: Any = transformers.BlipForQuestionAnswering.from_pretrained(model).eval()
+    found = []
+    for item in inputs:
+        given = {**looks(item["image"], return_tensors="pt"), **reader(item["question"], return_tensors="pt")}
+        given.pop("token_type_ids", None)
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**given, **options)
+        found.append({"answer": reader.decode(ids, skip_special_tokens=True)})
+    return [*([each] for each in found), *found]
 
 
 def _start(config: Any, reader: Any) -> None:  # Any: of transformers, without types
@@ -370,5 +395,13 @@ ROWS: tuple[Row, ...] = (
             oracle=_tells,
         )
         for build in (blip, donut, git)
+    ),
+    Row(
+        "blip",
+        "visual-question-answering",
+        blip_answers,
+        tuple({"image": draw(6000 + i), "question": text} for i, text in enumerate(_TEXTS)),
+        {"max_new_tokens": 12},
+        oracle=_answers,
     ),
 )

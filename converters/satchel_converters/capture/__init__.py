@@ -59,6 +59,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
 }
 _WRITING: dict[str, str] = {  # of models that write, where the task's own way is not enough
     "blip": ".blip_captions",
+    "blip visual-question-answering": ".blip_answers",
     "git": ".git",
     "idefics3": ".idefics3",
     "smolvlm": ".idefics3",
@@ -160,8 +161,9 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     # What an architecture needs as an encoder it does not as a decoder.
     if issubclass(loaded.task, RewritingTask):
         generic = ".encoder_decoder"
-    by_type = _WRITING if loaded.task.generates else _BY_MODEL_TYPE
-    module = importlib.import_module(by_type.get(loaded.source.model_type, generic), __name__)
+    by_type, kind = (_WRITING if loaded.task.generates else _BY_MODEL_TYPE), loaded.source.model_type
+    name = by_type.get(f"{kind} {loaded.task.name}") or by_type.get(kind, generic)
+    module = importlib.import_module(name, __name__)
     components: tuple[Component, ...] = module.capture(loaded)
     return components
 

@@ -17,10 +17,10 @@ from . import encoder_decoder
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["Pair", "capture"]
 
 
-class _Pair(torch.nn.Module):
+class Pair(torch.nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.sees, self.writes, self.config = model.vision_model, model.text_decoder, model.config
@@ -43,28 +43,41 @@ class _Pair(torch.nn.Module):
     def set_experts_implementation(self, name: str) -> None:
         """It has none."""
 
-    def forward(
+    def written(
         self,
-        pixel_values: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
+        found: BaseModelOutput,
+        positions: torch.Tensor | None,
+        seen: torch.Tensor | None = None,
+        *,
+        decoder_input_ids: torch.Tensor,
         decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
         past_key_values: Any = None,
         use_cache: bool = True,
         return_dict: bool = True,
     ) -> Any:
-        found: Any = self.sees(pixel_values=pixel_values) if encoder_outputs is None else encoder_outputs
         return self.writes(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
-            position_ids=decoder_position_ids,
+            position_ids=positions,
             encoder_hidden_states=found.last_hidden_state,
+            encoder_attention_mask=seen,
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
 
 
+class _Captions(Pair):
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **others: Any,
+    ) -> Any:
+        found: Any = self.sees(pixel_values=pixel_values) if encoder_outputs is None else encoder_outputs
+        return self.written(found, decoder_position_ids, **others)
+
+
 def capture(loaded: Loaded) -> tuple[Component, ...]:
-    pair: Any = _Pair(loaded.model).eval()
+    pair: Any = _Captions(loaded.model).eval()
     return encoder_decoder.capture(dataclasses.replace(loaded, model=pair))

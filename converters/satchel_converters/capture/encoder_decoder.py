@@ -384,8 +384,11 @@ def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tup
 
 def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
     """What the encoder takes, with an example of two rows."""
+    pictures = {}
+    if "image" in loaded.task.modality:
+        pictures = dict([picture_input(loaded.task.entry(loaded.facts()).preprocess)])
     if loaded.task.modality == "image":
-        return dict([picture_input(loaded.task.entry(loaded.facts()).preprocess)])
+        return pictures
     if loaded.task.modality == "audio":
         steps = {step.step: step.options for step in audio_steps(loaded.facts())}
         if "frames" in steps:
@@ -400,7 +403,8 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
         return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
     sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
     wanted = ["input_ids", "attention_mask"]
-    return {
+    texts = {
         Input(name, "int64", (Axis("batch"), sequence), padding(loaded, name)): made
         for name, made in text_example(loaded, wanted).items()
     }
+    return {**pictures, **texts}

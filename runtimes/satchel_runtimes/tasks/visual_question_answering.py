@@ -12,6 +12,7 @@ from .chosen_answer import ChosenAnswer
 from .image import ImageTask, image_steps
 from .task import INDEPENDENT, Files, Input, ModelFacts, Row, Task, sigmoid
 from .text import labels_of, tokenize_step
+from .written_answer import WrittenAnswer
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,6 +50,14 @@ class VisualQuestionAnswering(ChosenAnswer, ImageTask):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         ImageTask.__init__(self, entry, files)
         ChosenAnswer.__init__(self, entry, files)
+
+    @classmethod
+    def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
+        return WrittenAnswer if config.get("model_type") == "blip" else cls
+
+    @classmethod
+    def for_entry(cls, entry: TaskEntry) -> type[Task]:
+        return WrittenAnswer if any(step.step == "generate" for step in entry.postprocess) else cls
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
