@@ -32,7 +32,7 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     it takes where that is less.
 
     Raises:
-        SupportError: pictures of any size.
+        SupportError: pictures of any size, or sounds whose padding would be heard.
     """
     if SIDES & {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}:
         raise SupportError(
@@ -43,6 +43,12 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     axis = _length_axis(component)
     if axis is None:
         return [{"batch": 1}]
+    if axis.name == "samples" and any(each.name == "encoder_attention_mask" for each in component.outputs):
+        raise SupportError(
+            f"Cannot fix the shape of {component.name}.",
+            why="it hears samples of any length, and its decoder would be told of the padding too",
+            fix="convert to a format with dynamic shapes",
+        )
     longest = axis.maximum
     taken = [length for length in axis.buckets or buckets if longest is None or length <= longest] or [longest or 128]
     return [{"batch": 1, axis.name: length} for length in taken]

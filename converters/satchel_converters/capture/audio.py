@@ -15,9 +15,9 @@ from .speech import of_any_length
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["SECONDS", "capture"]
 
-_SECONDS = (1, 5, 15)  # of graphs with static shapes
+SECONDS = (1, 5, 15)  # of graphs with static shapes
 
 
 class _Features(torch.nn.Module):
@@ -61,7 +61,7 @@ def _of_samples(loaded: Loaded, steps: Mapping[str, Mapping[str, Any]]) -> tuple
         receptive_field(least, kernels, strides),
         # A conformer's table of positions ends there; what transformers would add to it, a graph cannot.
         receptive_field(longest, kernels, strides) if relative and longest else None,
-        buckets=tuple(seconds * rate for seconds in _SECONDS),
+        buckets=tuple(seconds * rate for seconds in SECONDS),
     )
     batch = Axis("batch")
     module = _Features(of_any_length(loaded.model, kernels, strides), loaded.task.outputs).eval()

@@ -23,6 +23,7 @@ from satchel_runtimes.tasks.audio import audio_steps, receptive_field
 from ..component import Axis, Component, Input, Output
 from . import attention
 from .attention import Asked, Held, Pair, attending
+from .audio import SECONDS
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder import padding, text_example
 from .image import picture_input
@@ -397,7 +398,9 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
             made = torch.randn(
                 (2, receptive_field(19, kernels, strides) + 7), generator=torch.Generator().manual_seed(0)
             )
-            return {Input("input_values", "float32", (Axis("batch"), Axis("samples", least))): made}
+            rate = int(loaded.processors.feature_extractor.sampling_rate)
+            length = Axis("samples", least, buckets=tuple(seconds * rate for seconds in SECONDS))
+            return {Input("input_values", "float32", (Axis("batch"), length)): made}
         shape = (steps["log_mel"]["bins"], steps["log_mel"]["frames"])
         made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
         return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
