@@ -385,7 +385,7 @@ class TestRefusals:
 
     def test_formats_without_a_cache_say_so_before_the_work(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(SupportError, match="keep no cache"):
-            satchel.convert(folder / "model", device="inf2", out=tmp_path / "out")
+            satchel.convert(folder / "model", device="inf2", kit=True, out=tmp_path / "out.kit")
 
     def test_a_strategy_that_generation_config_asks_for_and_is_not_here(self) -> None:
         with pytest.raises(SupportError, match="guidance_scale"):
@@ -455,7 +455,12 @@ class TestBundles:
 
         with pytest.raises(ParityError, match="next tokens changed|total variation|perplexity"):
             satchel.convert(
-                folder / "model", device="generic-x86-64", quantize="fp32", prefer="size", out=tmp_path / "out.satchel"
+                folder / "model",
+                device="generic-x86-64",
+                format="onnx",
+                quantize="fp32",
+                prefer="size",
+                out=tmp_path / "out.satchel",
             )
 
     def test_the_default_scheme_keeps_activations_in_float(self, folder: Path, tmp_path: Path) -> None:
