@@ -136,6 +136,7 @@ class TestAnswers:
             ({"images": [draw(1)] * 40, "text": "What?"}, "the model can hold"),
             ([{"role": "user", "content": [{"type": "text", "text": "Hello"}]}], "there is no picture"),
             ({"image": "/nowhere.jpg", "text": "What?"}, "No such file"),
+            ([{"role": "assistant", "content": [{"type": "text", "text": "It is"}]}], "is text"),
         ],
         ids=lambda each: str(each)[:30],
     )

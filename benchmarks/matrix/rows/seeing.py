@@ -13,6 +13,7 @@ import transformers
 from satchel_converters.pictures import draw
 
 from ..row import Row, lively, save, tokenizer
+from .writers import SIGHT
 
 __all__ = ["ROWS", "blip_2", "idefics3", "llava", "smolvlm"]
 
@@ -21,14 +22,6 @@ _TEMPLATE = (
     "{% else %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
     "{% endif %}{% endfor %}{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
 )
-_SIGHT: Mapping[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "image_size": 32,
-    "patch_size": 8,
-}
 _WRITES: Mapping[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -58,7 +51,7 @@ def llava(folder: Path, *, seed: int = 0) -> None:
     reader = _reader()
     number = reader.convert_tokens_to_ids("<image>")
     config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(**_SIGHT),
+        vision_config=transformers.CLIPVisionConfig(**SIGHT),
         text_config=transformers.LlamaConfig(vocab_size=len(reader), **_WRITES, **_special(reader)),
         image_token_id=number,
         image_token_index=number,
@@ -76,7 +69,7 @@ def llava(folder: Path, *, seed: int = 0) -> None:
 def _tiled(kind: str, folder: Path, *, seed: int = 0, split: bool = True) -> None:
     reader = _reader()
     config = getattr(transformers, f"{kind}Config")(
-        vision_config=dict(_SIGHT),
+        vision_config=dict(SIGHT),
         text_config=transformers.LlamaConfig(vocab_size=len(reader), **_WRITES, **_special(reader)),
         image_token_id=reader.convert_tokens_to_ids("<image>"),
         scale_factor=2,
@@ -110,7 +103,7 @@ def blip_2(folder: Path, *, seed: int = 0) -> None:
     number = reader.convert_tokens_to_ids("<image>")
     looks_at = {**_WRITES, "vocab_size": 10, "encoder_hidden_size": 24}
     config = transformers.Blip2Config(
-        vision_config=dict(_SIGHT),
+        vision_config=dict(SIGHT),
         qformer_config={name: looks_at[name] for name in looks_at if name != "num_key_value_heads"},
         text_config=text.to_dict(),
         num_query_tokens=5,

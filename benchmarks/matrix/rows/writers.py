@@ -18,6 +18,7 @@ from ..row import Row, lively, save, tokenizer
 
 __all__ = [
     "ROWS",
+    "SIGHT",
     "WRITERS",
     "blip",
     "blip_answers",
@@ -209,7 +210,7 @@ _BERT: Mapping[str, Any] = {
     "intermediate_size": 48,
     "max_position_embeddings": 140,
 }
-_SIGHT: Mapping[str, Any] = {
+SIGHT: Mapping[str, Any] = {
     "hidden_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -245,7 +246,7 @@ def captioner(decoder: str, folder: Path, *, seed: int = 0) -> None:
     reader = tokenizer("bpe")
     settings = {"vocab_size": len(reader), **_CAPTIONS[decoder]}
     writes = transformers.AutoConfig.for_model(decoder, **settings)
-    sees = transformers.ViTConfig(**_SIGHT)
+    sees = transformers.ViTConfig(**SIGHT)
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(sees, writes)
     _start(config, reader)
     looks = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
@@ -262,7 +263,7 @@ def _blip(kind: Any, folder: Path, *, seed: int = 0) -> None:
     special = {"bos_token_id": reader.cls_token_id, "sep_token_id": reader.sep_token_id}
     text = {"vocab_size": len(reader), "pad_token_id": reader.pad_token_id, "eos_token_id": reader.sep_token_id}
     config = transformers.BlipConfig(
-        text_config={**_BERT, **special, **text, "encoder_hidden_size": 32}, vision_config={**_SIGHT, "hidden_size": 32}
+        text_config={**_BERT, **special, **text, "encoder_hidden_size": 32}, vision_config={**SIGHT, "hidden_size": 32}
     )
     looks = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
     save(folder, lively(kind(config), seed, 2.0), reader, looks)
@@ -292,7 +293,7 @@ def git(folder: Path, *, seed: int = 0) -> None:
     reader = tokenizer("wordpiece")
     special = {"bos_token_id": reader.cls_token_id, "eos_token_id": reader.sep_token_id}
     config = transformers.GitConfig(
-        vision_config=dict(_SIGHT), vocab_size=len(reader), pad_token_id=reader.pad_token_id, **_BERT, **special
+        vision_config=dict(SIGHT), vocab_size=len(reader), pad_token_id=reader.pad_token_id, **_BERT, **special
     )
     looks = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     save(folder, lively(transformers.GitForCausalLM(config), seed, 2.0), reader, looks)

@@ -203,6 +203,12 @@ class ImageTextToText(TextGeneration, ImageTask):
     def _parts(self, item: Input) -> tuple[Any, list[Any]]:
         """A text or conversation, and its pictures."""
         if is_chat(item):
+            if item[-1]["role"] == "assistant" and not isinstance(item[-1].get("content"), str):
+                raise UsageError(
+                    "Cannot go on with the last message.",
+                    why="what the assistant has begun to say is text, and its content is a list of parts",
+                    fix='give it as a string, or end with a message of the role "user"',
+                )
             parts = [part for each in item for part in _content(each)]
             return item, self._given([part.get("image") for part in parts if part.get("type") == "image"])
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str):
