@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satchel_benchmarks.bench import Run, Throughput, bench, compare, table
+from satchel_benchmarks.comparison import compare, table
 from satchel_runtimes import load
+from satchel_runtimes.bench import bench
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.measure import (
     Latency,
@@ -27,6 +28,7 @@ from satchel_runtimes.measure import (
     sample,
     summarize,
 )
+from satchel_runtimes.run import Run, Throughput
 
 quickly = settings(max_examples=50, deadline=None, derandomize=True)
 seconds = st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=300).map(np.array)

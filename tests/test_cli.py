@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pty
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from tests.bundles import model_of
-from tests.conversions import append_node, command, damage, digests, run, tail_of
+from tests.conversions import append_node, change_answers, command, damage, digests, run, tail_of
 
 from satchel.cli import _COMMANDS
 from satchel.convert import convert
@@ -24,9 +21,6 @@ from satchel.trial import machine_kind
 from satchel_converters.format import format_of, list_formats
 from satchel_device_profiles import list_profiles
 from satchel_runtimes import load
-from satchel_runtimes.bundle import sha256_of
-from satchel_runtimes.golden import records_from_bytes, records_to_bytes
-from satchel_runtimes.manifest import FileDigest, Manifest
 from satchel_runtimes.tasks import list_tasks
 
 DEVICE = "raspberry-pi-5"
@@ -303,7 +297,7 @@ class TestVerify:
     def test_another_device_is_told_from_what_the_conversion_cost(
         self, own_bundle: Path, side: str, against: str, finding: str, words: str
     ) -> None:
-        _change_answers(own_bundle, side)
+        change_answers(own_bundle, side)
 
         done = run("verify", own_bundle)
         plain = run("verify", own_bundle, "--json")
@@ -319,28 +313,12 @@ class TestVerify:
         assert words in found["says"]
 
     def test_a_machine_that_computes_something_else_says_nothing_about_the_conversion(self, own_bundle: Path) -> None:
-        _change_answers(own_bundle, "artifact")
-        _change_answers(own_bundle, "reference")
+        change_answers(own_bundle, "artifact")
+        change_answers(own_bundle, "reference")
 
         found = json.loads(run("verify", own_bundle, "--json").stdout)
 
         assert found["finding"] == "device"
-
-
-def _change_answers(bundle: Path, side: str) -> None:
-    """Golden answers of another model, with digests that fit: what a wrong kernel looks like from the other side."""
-    manifest = Manifest.parse((bundle / "bundle.json").read_bytes(), "")
-    name = getattr(manifest.golden, side)
-    samples = records_from_bytes((bundle / name).read_bytes(), name)
-    turned: list[Mapping[str, Any]] = [
-        {key: dataclasses.replace(each, values=each.values[::-1].copy()) for key, each in records.items()}
-        for records in samples
-    ]
-    (bundle / name).write_bytes(records_to_bytes(turned))
-    with (bundle / name).open("rb") as opened:
-        digest = FileDigest((bundle / name).stat().st_size, sha256_of(opened))
-    files = {**manifest.files, name: digest}
-    (bundle / "bundle.json").write_text(dataclasses.replace(manifest, files=files).to_json())
 
 
 class TestJson:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from satchel_benchmarks.bench import Run, bench
-from satchel_benchmarks.run import Comparison as Speed
-from satchel_benchmarks.run import compare as speed
+from satchel_benchmarks.comparison import Comparison as Speed
+from satchel_benchmarks.comparison import compare as speed
 from satchel_converters.stage import REFERENCE_FULL, Stage
+from satchel_runtimes.bench import bench
 from satchel_runtimes.errors import Cancelled, SatchelError, SupportError, ToolchainError, UsageError
 from satchel_runtimes.golden import GoldenItem, judge_tasks, records_from_bytes, records_of, run_items
 from satchel_runtimes.manifest import MANIFEST_NAME
 from satchel_runtimes.measure import machine
 from satchel_runtimes.parity import CLASSES, Parity, Record, numeric_class
 from satchel_runtimes.predictor import load
+from satchel_runtimes.run import Run
 
 from .agreement import Agreement, agreement
 from .attempt import Stages, attempt, stopped

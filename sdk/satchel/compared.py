@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from satchel_benchmarks.run import Comparison as Speed
-from satchel_benchmarks.run import Run
+from satchel_benchmarks.comparison import Comparison as Speed
 from satchel_runtimes.errors import SatchelError
 from satchel_runtimes.manifest import to_plain
 from satchel_runtimes.parity import Parity
+from satchel_runtimes.run import Run
 
 from .agreement import Agreement
 from .gates import Verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from satchel_benchmarks.run import compare as speed
+from satchel_benchmarks.comparison import compare as speed
 from satchel_runtimes.manifest import to_plain
 
 from .choice import Choice

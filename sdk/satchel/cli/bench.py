@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,30 @@ import click
 
 from .show import as_json, numbers, progress_on_stderr, table
 
-__all__ = ["bench"]
+__all__ = ["bench", "on_options"]
+
+
+def on_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that reaches for a device."""
+    command = click.option(
+        "--python", help="The interpreter on the device, e.g. satchel/bin/python; python3 by default."
+    )(command)
+    return click.option(
+        "--on", "targets", multiple=True, metavar="TARGET", help="local, or ssh://[user@]host[:port]; several in turn."
+    )(command)
 
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@on_options
+@click.option("--sustain", type=float, default=0.0, metavar="MINUTES", help="With --on: minutes of load afterwards.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The runs as a file for `satchel report`.")
+@click.option(
+    "--compare",
+    "old",
+    type=click.Path(path_type=Path),
+    help="An earlier --out; exit 12 where this is slower beyond noise.",
+)
 @click.option("--threads", type=int, help="Threads of the engine; the bundle's own preference by default.")
 @click.option("--lengths", default="16,64,128", show_default=True, help="Tokens of the inputs.")
 @click.option("--seconds", type=float, default=2.0, show_default=True, help="Time limit per length.")
@@ -28,44 +48,110 @@ __all__ = ["bench"]
 @click.option("--json", "json_", is_flag=True, help="The runs on stdout, as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def bench(
-    bundles: tuple[Path, ...], lengths: str, seconds: float, runs: int, json_: bool, quiet: bool, **given: Any
+    bundles: tuple[Path, ...],
+    targets: tuple[str, ...],
+    python: str | None,
+    sustain: float,
+    out: Path | None,
+    old: Path | None,
+    lengths: str,
+    seconds: float,
+    runs: int,
+    json_: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
-    """Measure BUNDLES on this machine: latency by input length, a list, cold start in a fresh process, peak memory.
+    """Measure BUNDLES: latency by input length, a list, cold start in a fresh process, peak memory.
 
-    Several bundles are measured in turn and compared with the first. A ratio is not reported where the spread makes it
-    meaningless; the table says so.
+    On this machine several bundles are measured in turn and compared with the first. A ratio is not reported where the
+    spread makes it meaningless; the table says so. With --on each bundle is copied to the device, its golden samples are
+    replayed there (exit 10 where they differ), and only then is it measured.
+
+    \b
+    satchel bench minilm.satchel
+    satchel bench minilm.satchel --on local --on ssh://pi@raspberrypi.local --sustain 5 -o runs.json
+    satchel bench minilm.satchel --on ssh://pi@raspberrypi.local --compare runs.json
     """
-    from satchel_benchmarks.bench import bench as measure
-    from satchel_benchmarks.run import compare
-    from satchel_benchmarks.run import table as rows_of
+    from satchel_benchmarks.comparison import compare, regressions
+    from satchel_benchmarks.comparison import table as rows_of
+    from satchel_runtimes.bench import bench as measure
+    from satchel_runtimes.errors import UsageError
     from satchel_runtimes.manifest import to_plain
+    from satchel_runtimes.run import Run
 
+    from ..on_devices import bench_on, read_runs, write_runs
     from ..progress import Reporter
 
+    before = read_runs(old) if old is not None else None
+    if sustain and not targets:
+        raise UsageError("Cannot --sustain.", why="it needs a process of its own", fix="add --on local")
+    if (out is not None or old is not None) and not targets:
+        targets = ("local",)
+    settings = {"lengths": numbers(lengths), "max_seconds": seconds, "max_runs": runs, **given}
     with progress_on_stderr(quiet=quiet) as progress:
         reporter = Reporter(progress, None)
-        found = measure(
-            *bundles,
-            lengths=numbers(lengths),
-            max_seconds=seconds,
-            max_runs=runs,
-            on_step=lambda words: reporter.tell("bench", words),
-            **given,
-        )
+
+        def tell(words: str) -> None:
+            reporter.tell("bench", words)
+
+        if targets:
+            results = bench_on(targets, bundles, {**settings, "sustain_s": sustain * 60}, python=python, tell=tell)
+            found: Sequence[Run] = [Run.from_plain(each["run"]) for each in results]
+        else:
+            found = measure(*bundles, **settings, on_step=tell)
+            results = []
+    if out is not None:
+        write_runs(results, out)
     comparisons = [compare(found[0], other) for other in found[1:]]
+    worse = regressions(before, results) if before is not None else []
     if json_:
         as_json(
             {
                 "runs": [run.to_plain() for run in found],
+                "results": results,
                 "against_first": [to_plain(comparison) for comparison in comparisons],
+                "against_old": [to_plain(each) for each in worse],
             }
         )
-        return
-    head, *rows = rows_of(found)
-    table(f"{found[0].machine['processor']}, {found[0].machine['cores']} cores", head, rows)
+    else:
+        head, *rows = rows_of(found)
+        names = list(dict.fromkeys(f"{run.machine['processor']}, {run.machine['cores']} cores" for run in found))
+        table("; ".join(names), head, [*_of_devices(results), *rows])
+        _show_comparisons(found, comparisons)
+        for each in worse:
+            click.echo(f"{each.what}: {each.words}")
+    if any(each.slower for each in worse):
+        raise _slower(worse, old)
+
+
+def _of_devices(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows that only runs on devices have."""
+    if not results:
+        return []
+    rows = [
+        ("on", *(each["on"] for each in results)),
+        ("golden samples", *(each["replay"]["finding"] for each in results)),
+    ]
+    if any("sustained" in each for each in results):
+        rows.append(("first and last minute, ms", *(_sustained_words(each.get("sustained")) for each in results)))
+    return rows
+
+
+def _sustained_words(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    temperatures = [each["celsius"] for each in found["windows"] if each["celsius"] is not None]
+    warm = f", {temperatures[0]:.0f} to {max(temperatures):.0f} °C" if temperatures else ""
+    joules = found["joules_per_call"]
+    energy = f", {joules * 1e3:.1f} mJ a call ({found['sensor']})" if joules is not None else ""
+    return f"{found['first']['p50_ms']:.2f}, {found['last']['p50_ms']:.2f}{warm}{energy}"
+
+
+def _show_comparisons(found: Sequence[Any], comparisons: Sequence[Any]) -> None:
+    first = found[0]
     for other, comparison in zip(found[1:], comparisons, strict=True):
         click.echo(
-            f"\n{other.bundle} {other.format} {other.scheme} against {found[0].bundle} {found[0].format} {found[0].scheme}"
+            f"\n{other.bundle} {other.format} {other.scheme} against {first.bundle} {first.format} {first.scheme}"
         )
         for each in comparison:
             ratio = each.ratio
@@ -74,4 +160,15 @@ def bench(
                 if ratio
                 else f"no ratio: {each.why}"
             )
-            click.echo(f"  {found[0].shape or f'{each.tokens} tokens'}: {said}")
+            click.echo(f"  {first.shape or f'{each.tokens} tokens'}: {said}")
+
+
+def _slower(worse: Sequence[Any], old: Path | None) -> Exception:
+    from satchel_runtimes.errors import LatencyError
+
+    named = [each for each in worse if each.slower]
+    return LatencyError(
+        f"{len(named)} of {len(worse)} figures are slower than in {old}.",
+        why="; ".join(f"{each.what}: {each.words}" for each in named),
+        fix="look at what changed since then, or write a new baseline with --out",
+    )

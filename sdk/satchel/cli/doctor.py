@@ -36,9 +36,14 @@ _PACKAGES = {
 
 
 @click.command()
+@click.option("--on", "target", metavar="TARGET", help="Look at a device: ssh://[user@]host[:port].")
+@click.option("--python", help="With --on: the interpreter there; python3 by default.")
 @click.option("--json", "json_", is_flag=True, help="As JSON.")
-def doctor(json_: bool) -> None:
+def doctor(target: str | None, python: str | None, json_: bool) -> None:
     """Look at this machine: what is installed, what is missing and how to get it, and where caches lie."""
+    if target is not None:
+        _device(target, python, json_)
+        return
     from satchel_device_profiles import list_profiles, load_profile
     from satchel_runtimes.bundle import cache_folder
     from satchel_runtimes.measure import machine
@@ -78,6 +83,42 @@ def doctor(json_: bool) -> None:
     table("packages", ("package", "version", "for", "to install"), rows)
     click.echo()
     show_overview("toolchains in environments of their own")
+
+
+def _device(target: str, python: str | None, json_: bool) -> None:
+    from ..on_devices import device_at
+
+    with device_at(target, python) as device:
+        seen = device.look()
+    if json_:
+        as_json(seen)
+        return
+    about, sensors = seen["machine"], seen["sensors"]
+    throttled = sensors.get("throttled")
+    key_values(
+        target,
+        {
+            "board": about["model"] or "not known",
+            "system": str(about["system"]),
+            "processor": f"{about['processor'] or about['machine']}, {about['cores']} cores",
+            "memory": f"{size(about['memory_bytes'])}, {size(seen['memory_free_bytes'])} of them free",
+            "disk": f"{size(seen['disk_free_bytes'])} free in {seen['home']}",
+            "python": f"{about['python']}, {seen['python']}",
+            "governor": str(sensors.get("governor", "not known")),
+            "clock": f"{sensors['mhz']:.0f} MHz" if "mhz" in sensors else "not known",
+            "temperature": f"{sensors['celsius']:.0f} °C" if "celsius" in sensors else "not known",
+            "throttling": "not known" if throttled is None else ", ".join(throttled) or "none",
+            "energy": str(sensors.get("energy", "no sensor")),
+        },
+    )
+    click.echo()
+    needs = {name: about for name, about in _PACKAGES.items() if name in seen["packages"]}
+    install = f"ssh {target.removeprefix('ssh://')} {python or 'python3'} -m pip install"
+    rows = [
+        (name, version or "missing", needs.get(name, ("",))[0], "" if version else f"{install} {name}")
+        for name, version in seen["packages"].items()
+    ]
+    table("packages", ("package", "version", "for", "to install"), rows)
 
 
 # What its vendor distributes, and the public index has stubs of: the module of each.

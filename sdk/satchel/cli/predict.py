@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from .show import as_json
 
-__all__ = ["option_of", "predict"]
+__all__ = ["option_of", "predict", "show_answer"]
 
 _BLOCK = 512  # inputs of a stream that are answered together
+_MANY = 16  # numbers in a list that nobody reads one by one
 
 
 @click.command()
@@ -92,7 +94,15 @@ def _show(item: Any, answer: Any, json_: bool) -> None:
         from .show import _plain
 
         click.echo(json.dumps(answer, ensure_ascii=False, default=_plain))
-    elif hasattr(answer, "shape"):
+    else:
+        show_answer(item, answer)
+
+
+def show_answer(item: Any, answer: Any) -> None:
+    """An input and its answer for people: of an array, or of a list of numbers, the beginning."""
+    if isinstance(answer, list) and len(answer) > _MANY and all(isinstance(each, float) for each in answer):
+        answer = np.array(answer, np.float32)
+    if hasattr(answer, "shape"):
         flat = answer.ravel()
         head = ", ".join(f"{value:.4f}" for value in flat[:6])
         more = ", …" if flat.size > 6 else ""

@@ -15,24 +15,24 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, Optional
 
 import numpy as np
 
 import satchel_runtimes
-from satchel_runtimes.cold import start_cold
-from satchel_runtimes.errors import UsageError
-from satchel_runtimes.golden import GoldenItem, read_items
-from satchel_runtimes.measure import interleave, machine, median_interval, summarize
-from satchel_runtimes.predictor import Predictor, load
-from satchel_runtimes.tasks import Task
 
-from .run import Cold, Comparison, Json, Run, Throughput, compare, table
+from .cold import start_cold
+from .errors import UsageError
+from .golden import GoldenItem, read_items
+from .measure import interleave, machine, median_interval, summarize
+from .predictor import Predictor, load
+from .run import Cold, Json, Run, Throughput
+from .tasks import Task
 
-__all__ = ["Cold", "Comparison", "Run", "Throughput", "bench", "compare", "table"]
+__all__ = ["bench", "caller"]
 
 _LIST = 32  # inputs in the list that throughput is measured with
 _SETTLE = 8  # uncounted runs of a bundle after another's, until the processor's caches are its own again
@@ -41,16 +41,16 @@ _SENTENCE = "the small red car went over the old bridge and then down to the riv
 
 def bench(
     *bundles: Path,
-    threads: int | None = None,
+    threads: Optional[int] = None,
     trust: bool = False,
-    delegate: str | None = None,
-    cores: str | None = None,
+    delegate: Optional[str] = None,
+    cores: Optional[str] = None,
     lengths: Sequence[int] = (16, 64, 128),
     max_seconds: float = 2.0,
     max_runs: int = 500,
     warmup: int = 5,
     cold_starts: int = 5,
-    on_step: Callable[[str], None] | None = None,
+    on_step: Optional[Callable[[str], None]] = None,
 ) -> tuple[Run, ...]:
     """Measure bundles here; of several, each call in turn with those of the others.
 
@@ -83,7 +83,7 @@ def bench(
         for tokens in sorted({length for each in loaded for length in _lengths(each, lengths)}):
             found = [_of_length(each, tokens) for each in loaded]
             calls: dict[str, Callable[[], object]] = {}
-            for place, (predictor, made) in enumerate(zip(loaded, found, strict=True)):
+            for place, (predictor, made) in enumerate(zip(loaded, found)):
                 if made is not None:
                     inputs[place].append(made[0])
                     calls[str(place)] = _call(predictor, made[0].input, made[0].options)
@@ -96,7 +96,7 @@ def bench(
         tell(f"throughput of a list of {_LIST}")
         lists = {
             str(place): _list_call(predictor, items or [_first_sample(predictor)])
-            for place, (predictor, items) in enumerate(zip(loaded, inputs, strict=True))
+            for place, (predictor, items) in enumerate(zip(loaded, inputs))
         }
         listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
         after = _load()
@@ -106,11 +106,18 @@ def bench(
         )
 
 
+def caller(predictor: Predictor, lengths: Sequence[int]) -> tuple[Callable[[], object], int]:
+    """One call of the main task at the middle of the lengths that the model takes, and how many tokens that is."""
+    found = [each for each in (_of_length(predictor, length) for length in _lengths(predictor, lengths)) if each]
+    item, tokens = found[len(found) // 2] if found else (_first_sample(predictor), 0)
+    return _call(predictor, item.input, item.options), tokens
+
+
 def _run(
     predictor: Predictor,
     samples: Mapping[int, np.ndarray],
     listed: np.ndarray,
-    cold: Cold | None,
+    cold: Optional[Cold],
     before: tuple[float, ...],
     after: tuple[float, ...],
     together: str,
@@ -145,7 +152,7 @@ def _run(
             "tokenizers": _version("tokenizers"),
             "python": platform.python_version(),
         },
-        when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         together=together,
         samples=samples,
         shape=_shape(predictor),
@@ -175,7 +182,7 @@ def _first_sample(predictor: Predictor) -> GoldenItem:
     return next(item for item in read_items(predictor.bundle) if item.task == predictor.tasks[0])
 
 
-def _of_length(predictor: Predictor, tokens: int) -> tuple[GoldenItem, int] | None:
+def _of_length(predictor: Predictor, tokens: int) -> Optional[tuple[GoldenItem, int]]:
     """An input of the main task of that many tokens, and how many they are; None where the model takes fewer.
 
     It grows from the first word of the bundle's first golden sample, which holds what the task cannot do without (a
@@ -211,7 +218,7 @@ def _tokens_of(task: Task, item: GoldenItem) -> int:
     return max(row.length for row in task.encode(item.input, task.check_options(item.options)))
 
 
-def _cold(bundles: Sequence[Path], options: Mapping[str, object], starts: int) -> list[Cold | None]:
+def _cold(bundles: Sequence[Path], options: Mapping[str, object], starts: int) -> list[Optional[Cold]]:
     figures: list[list[dict[str, float]]] = [[] for _ in bundles]
     for turn in range(starts + 1 if starts else 0):
         for place, bundle in enumerate(bundles):
@@ -241,7 +248,7 @@ def _load() -> tuple[float, ...]:
     return tuple(round(each, 2) for each in os.getloadavg()) if hasattr(os, "getloadavg") else ()
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> Optional[str]:
     module = sys.modules.get(package)  # what ran, where the distribution has another name than its module
     try:
         return str(module.__version__) if module is not None else importlib.metadata.version(package)

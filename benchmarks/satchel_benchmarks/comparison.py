@@ -1,85 +1,18 @@
-"""What `bench` measured of a bundle, how two of these compare, and a table of them for people."""
+"""How two runs of `bench` compare, and a table of them for people."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from satchel_runtimes.manifest import to_plain
+from satchel_runtimes.errors import UsageError
 from satchel_runtimes.measure import Latency, Ratio, ratio
+from satchel_runtimes.run import Cold, Json, Run
 
-__all__ = ["Cold", "Comparison", "Run", "Throughput", "compare", "table"]
+__all__ = ["Comparison", "Regression", "compare", "regressions", "table"]
 
 _MB = 2**20
-
-Json = Any  # what `json.loads` gives back for a run
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Inputs per second where `predict` gets a list of mixed lengths; the bounds are of the median, at 95 %."""
-
-    inputs: int
-    batch_size: int
-    per_second: float
-    low: float
-    high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Cold:
-    """A fresh process to its first answer. `process_s` is all of it, from its start to its exit."""
-
-    n: int
-    process_s: float
-    fastest_s: float
-    slowest_s: float
-    import_s: float
-    load_s: float
-    predict_s: float
-    peak_rss_bytes: int
-
-
-@dataclass(frozen=True)
-class Run:
-    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input."""
-
-    bundle: str
-    device: str
-    format: str
-    scheme: str
-    engine: str
-    task: str
-    threads: int | None  # None: as many as the engine likes
-    latency: Mapping[int, Latency]
-    throughput: Throughput
-    cold: Cold | None
-    size_bytes: int
-    machine: Mapping[str, object]
-    load_before: tuple[float, ...]
-    load_after: tuple[float, ...]
-    versions: Mapping[str, str | None]
-    when: str
-    together: str  # the same for runs that were measured in turn
-    samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
-    shape: str = ""  # the one shape of inputs without a length: 224x224; latency is by its height
-
-    def to_plain(self) -> dict[str, Json]:
-        """As JSON knows it, lengths as strings; without the single samples."""
-        plain: dict[str, Json] = to_plain(dataclasses.replace(self, samples={}))
-        del plain["samples"]
-        plain["latency"] = {str(tokens): each for tokens, each in plain["latency"].items()}
-        return plain
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -113,6 +46,49 @@ def compare(one: Run | Mapping[str, Json], other: Run | Mapping[str, Json]) -> t
         words = why or made.why
         found.append(Comparison(tokens, None if words else made, words, "separate runs"))
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """How a figure compares with that of an earlier run on the same device; `slower` beyond what both spread."""
+
+    what: str
+    slower: bool
+    words: str
+
+
+def regressions(old: Sequence[Mapping[str, Json]], new: Sequence[Mapping[str, Json]]) -> list[Regression]:
+    """Each latency of the results of `bench --on` beside that of the same bundle, scheme and device in an earlier file.
+
+    Raises:
+        UsageError: nothing in the two can be compared.
+    """
+    earlier = {_place(each): each for each in old}
+    found = []
+    for each in new:
+        before = earlier.get(_place(each))
+        if before is None:
+            continue
+        for one in compare(before["run"], each["run"]):
+            about = f"{each['on']} {each['bundle']['name']} {each['bundle']['format']} {each['bundle']['scheme']}"
+            about += f" at {each['run']['shape'] or f'{one.tokens} tokens'}"
+            if one.ratio is None:
+                found.append(Regression(about, False, f"not compared: {one.why}"))
+                continue
+            spread = f"{one.ratio.value:.2f} x as fast as before ({one.ratio.low:.2f} to {one.ratio.high:.2f})"
+            found.append(Regression(about, one.ratio.high < 1, spread))
+    if not found:
+        raise UsageError(
+            "Cannot compare the runs.",
+            why="the earlier file has none of these bundles on these devices",
+            fix="name the file of an earlier run with the same --on",
+        )
+    return found
+
+
+def _place(result: Mapping[str, Json]) -> tuple[str, ...]:
+    about = result["bundle"]
+    return result["on"], about["name"], about["format"], about["scheme"]
 
 
 def _unlike(first: Mapping[str, Json], second: Mapping[str, Json]) -> str:

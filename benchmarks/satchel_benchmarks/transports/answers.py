@@ -1,0 +1,43 @@
+"""What the agent says, line by line, and its errors as this side's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from satchel_runtimes import errors
+from satchel_runtimes.errors import SatchelError
+
+from .device import Tell
+
+__all__ = ["read_answer"]
+
+
+def read_answer(lines: Iterable[bytes], tell: Tell) -> Any | None:  # Any: the agent's result
+    """The result, or None where none came. What a login shell prints besides is passed over.
+
+    Raises:
+        SatchelError: the one that the agent met, of the same kind.
+    """
+    result = None
+    for line in lines:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(said, dict):
+            continue
+        if "step" in said:
+            tell(str(said["step"]))
+        elif "error" in said:
+            raise _error(said["error"])
+        elif "result" in said:
+            result = said["result"]
+    return result
+
+
+def _error(said: dict[str, str]) -> SatchelError:
+    kind = getattr(errors, said.get("kind", ""), SatchelError)
+    made: SatchelError = kind(said["what"], why=said["why"], fix=said["fix"])
+    return made
