@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.measure import Latency, Ratio, ratio
-from satchel_runtimes.run import Cold, Json, Run
+from satchel_runtimes.run import Cold, Json, Run, Writing
 
 __all__ = ["Comparison", "Regression", "compare", "regressions", "table"]
 
@@ -116,13 +116,18 @@ def _joined(first: Mapping[str, Json], second: Mapping[str, Json]) -> Ratio:
 def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
     """Rows for people: names of the figures, then a column for each run; the first row is the head."""
     lengths = sorted({tokens for run in runs for tokens in run.latency})
+    first = " to the first token" if any(run.writing for run in runs) else ""
     rows = [("", *(f"{run.bundle} {run.format} {run.scheme}" for run in runs))]
     for tokens in lengths:
         shape = next((run.shape for run in runs if tokens in run.latency), "")
-        rows.append((f"{shape or f'{tokens} tokens'}, ms", *(_latency_words(run.latency.get(tokens)) for run in runs)))
-    listed = [(run.throughput, f"{run.throughput.low:.0f} to {run.throughput.high:.0f}") for run in runs]
+        rows.append(
+            (f"{shape or f'{tokens} tokens'}{first}, ms", *(_latency_words(run.latency.get(tokens)) for run in runs))
+        )
+    if first:
+        rows.append(("tokens/s behind it", *(_writing_words(run.writing) for run in runs)))
+    listed = [(run.throughput, f"{run.throughput.low:.3g} to {run.throughput.high:.3g}") for run in runs]
     rows.append(
-        ("inputs/s of a list", *(f"{each.per_second:.0f} ({spread}); list of {each.inputs}" for each, spread in listed))
+        ("inputs/s of a list", *(f"{each.per_second:.3g} ({spread}); list of {each.inputs}" for each, spread in listed))
     )
     colds = [run.cold for run in runs]
     rows.append(("cold start, s", *(_cold_words(each) for each in colds)))
@@ -138,6 +143,10 @@ def _latency_words(found: Latency | None) -> str:
         return "–"
     tail = f"; p99 {found.p99_ms:.2f}" if found.p99_ms is not None else ""
     return f"{found.p50_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f}); p90 {found.p90_ms:.2f}{tail}; n {found.n}"
+
+
+def _writing_words(found: Writing | None) -> str:
+    return f"{found.per_second:.1f} ({found.low:.1f} to {found.high:.1f}); n {found.n}" if found else "–"
 
 
 def _cold_words(found: Cold | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import itertools
 import os
@@ -29,12 +30,13 @@ from .errors import UsageError
 from .golden import GoldenItem, read_items
 from .measure import interleave, machine, median_interval, summarize
 from .predictor import Predictor, load
-from .run import Cold, Json, Run, Throughput
+from .run import Cold, Json, Run, Throughput, Writing
 from .tasks import Task
 
 __all__ = ["bench", "caller"]
 
 _LIST = 32  # inputs in the list that throughput is measured with
+_WRITTEN = 32  # tokens behind the first one that the speed of writing is measured with
 _SETTLE = 8  # uncounted runs of a bundle after another's, until the processor's caches are its own again
 _SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her"
 
@@ -53,6 +55,8 @@ def bench(
     on_step: Optional[Callable[[str], None]] = None,
 ) -> tuple[Run, ...]:
     """Measure bundles here; of several, each call in turn with those of the others.
+
+    Of a task that writes, latency and lists are to the first token, and the tokens behind it have a speed of their own.
 
     Args:
         bundles: folders, or the same as uncompressed zips.
@@ -99,9 +103,10 @@ def bench(
             for place, (predictor, items) in enumerate(zip(loaded, inputs))
         }
         listed = interleave(lists, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
+        writing = _writing(loaded, inputs, max_runs, max_seconds, tell)
         after = _load()
         return tuple(
-            _run(predictor, samples[place], listed[str(place)], cold[place], before, after, together)
+            _run(predictor, samples[place], listed[str(place)], writing[place], cold[place], before, after, together)
             for place, predictor in enumerate(loaded)
         )
 
@@ -113,10 +118,42 @@ def caller(predictor: Predictor, lengths: Sequence[int]) -> tuple[Callable[[], o
     return _call(predictor, item.input, item.options), tokens
 
 
+def _writing(
+    loaded: Sequence[Predictor],
+    inputs: Sequence[Sequence[GoldenItem]],
+    max_runs: int,
+    max_seconds: float,
+    tell: Callable[[str], None],
+) -> list[Optional[Writing]]:
+    """Tokens a second behind the first one: what many tokens take longer than one."""
+    calls: dict[str, Callable[[], object]] = {}
+    for place, (predictor, items) in enumerate(zip(loaded, inputs)):
+        if predictor.open_task(predictor.tasks[0]).generates:
+            item = (items or [_first_sample(predictor)])[0]
+            for count in (1, 1 + _WRITTEN):
+                exact = {**item.options, "max_new_tokens": count, "min_new_tokens": count}
+                calls[f"{place} {count}"] = functools.partial(predictor.predict, item.input, **exact)
+    if not calls:
+        return [None] * len(loaded)
+    tell(f"writing {_WRITTEN} tokens")
+    times = interleave(calls, warmup=1, min_runs=3, max_runs=max_runs, max_seconds=max_seconds)
+    return [_speed(times, place) for place in range(len(loaded))]
+
+
+def _speed(times: Mapping[str, np.ndarray], place: int) -> Optional[Writing]:
+    one, many = times.get(f"{place} 1"), times.get(f"{place} {1 + _WRITTEN}")
+    if one is None or many is None:
+        return None
+    speeds = _WRITTEN / np.maximum(many - one, np.finfo(np.float64).tiny)
+    low, high = median_interval(speeds)
+    return Writing(_WRITTEN, float(np.median(speeds)), low, high, len(speeds))
+
+
 def _run(
     predictor: Predictor,
     samples: Mapping[int, np.ndarray],
     listed: np.ndarray,
+    writing: Optional[Writing],
     cold: Optional[Cold],
     before: tuple[float, ...],
     after: tuple[float, ...],
@@ -156,11 +193,13 @@ def _run(
         together=together,
         samples=samples,
         shape=_shape(predictor),
+        writing=writing,
     )
 
 
 def _call(predictor: Predictor, given: Json, options: Mapping[str, Json]) -> Callable[[], object]:
-    return lambda: predictor.predict(given, **options)
+    brief = {**options, **predictor.open_task(predictor.tasks[0]).brief}
+    return lambda: predictor.predict(given, **brief)
 
 
 def _list_call(predictor: Predictor, items: Sequence[GoldenItem]) -> Callable[[], object]:

@@ -73,7 +73,8 @@ def _main(path: str, options: dict[str, Any]) -> None:
     loaded = time.perf_counter()
     item = read_items(predictor.bundle)[0]
     before = time.perf_counter()
-    predictor.predict(item.input, task=item.task, **item.options)
+    brief = predictor.open_task(item.task).brief
+    predictor.predict(item.input, task=item.task, **{**item.options, **brief})
     done = time.perf_counter()
     figures = {
         "import_s": imported - _start,

@@ -13,7 +13,7 @@ import numpy as np
 from .manifest import to_plain
 from .measure import Latency
 
-__all__ = ["Cold", "Json", "Run", "Throughput"]
+__all__ = ["Cold", "Json", "Run", "Throughput", "Writing"]
 
 Json = Any  # what `json.loads` gives back for a run
 
@@ -24,6 +24,17 @@ class Throughput:
 
     inputs: int
     batch_size: int
+    per_second: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Tokens a second behind the first one, one text at a time; the bounds are of the median, at 95 %."""
+
+    tokens: int
     per_second: float
     low: float
     high: float
@@ -46,7 +57,8 @@ class Cold:
 
 @dataclass(frozen=True)
 class Run:
-    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input."""
+    """One bundle, measured on one machine. Latency is of `predict`, text in and answer out, by tokens of the input; where the
+    task writes, out comes the first token."""
 
     bundle: str
     device: str
@@ -67,6 +79,7 @@ class Run:
     together: str  # the same for runs that were measured in turn
     samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
     shape: str = ""  # the one shape of inputs without a length: 224x224; latency is by its height
+    writing: Optional[Writing] = None
 
     def to_plain(self) -> dict[str, Json]:
         """As JSON knows it, lengths as strings; without the single samples."""
@@ -80,7 +93,13 @@ class Run:
         """A run that another machine made, without its single samples."""
         latency = {int(tokens): Latency(**each) for tokens, each in plain["latency"].items()}
         cold = Cold(**plain["cold"]) if plain["cold"] else None
-        made = {"latency": latency, "throughput": Throughput(**plain["throughput"]), "cold": cold, "samples": {}}
+        made: dict[str, Json] = {
+            "latency": latency,
+            "throughput": Throughput(**plain["throughput"]),
+            "cold": cold,
+            "samples": {},
+        }
+        made["writing"] = Writing(**plain["writing"]) if plain["writing"] else None
         return cls(**{**plain, **made})
 
     def to_json(self) -> str:

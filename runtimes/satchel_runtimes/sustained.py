@@ -101,7 +101,8 @@ def _between(every: Sequence[tuple[float, list[float]]], start: float, end: floa
     begins = [0.0, *(each for each, _ in every[:-1])]
     inside = [p for begin, (stop, p) in zip(begins, every) if begin >= start - slack and stop <= end + slack]
     nearest = every[0][1] if start <= 0 else every[-1][1]
-    return np.array([each for part in inside for each in part] or nearest)
+    found: np.ndarray = np.array([each for part in inside for each in part] or nearest)
+    return found
 
 
 def cool_down(

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class GenerativeTask(TextTask):
     outputs = ("logits",)
     component = "model"
     generates = True
+    brief: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 1}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)

@@ -110,6 +110,7 @@ class Task(ABC):
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
     batch_size: ClassVar[int] = 8
     generates: ClassVar[bool] = False  # writes token by token, with a cache
+    brief: ClassVar[Mapping[str, Any]] = {}  # options that end an answer as soon as one can: what is timed of it
 
     # What the converter must know, as plain data.
     auto_model: ClassVar[str]  # the Auto class of transformers that brings the head; "architecture": its own class
