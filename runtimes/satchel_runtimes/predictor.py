@@ -104,8 +104,9 @@ class Predictor:
 
     __call__ = predict
 
-    def stream(self, item: Any, *, task: Optional[str] = None, **options: Any) -> Iterator[str]:
-        """The answer to one input in pieces of text, as they are made; stop taking them to cancel.
+    def stream(self, inputs: Any, *, task: Optional[str] = None, **options: Any) -> Iterator[Any]:
+        """The answer to one input in pieces of text, as they are made; of a list of inputs, pairs of the number of an answer and a
+        piece of it. Stop taking them to cancel.
 
         Raises:
             UsageError: as of `predict`, or the task does not write text.
@@ -113,7 +114,12 @@ class Predictor:
         server: Any = self._task if task is None else self.open_task(task)  # Any: of those tasks that stream
         if not hasattr(server, "stream"):
             raise UsageError("Cannot stream.", why=f"{task or self._default} does not write text", fix="use predict")
-        pieces: Iterator[str] = server.stream(self._graphs, item, server.check_options(options))
+        chosen = server.check_options(options)
+        if server.is_single(inputs):
+            return (piece for _, piece in server.stream(self._graphs, (inputs,), chosen))
+        if not isinstance(inputs, (list, tuple)):
+            server.encode(inputs, chosen)  # says what the task takes
+        pieces: Iterator[Any] = server.stream(self._graphs, inputs, chosen)
         return pieces
 
     def open_task(self, name: str) -> Task:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 
 from ..errors import UsageError
 from ..sessions import Session
-from .assisted import Assistant, Lookup, assisted
+from .assisted import Assistant, Guesser, Lookup, assisted
 from .beams import beam_search
 from .config import GenerationConfig
 from .contrastive import contrastive
+from .diverse import diverse_beam_search
+from .form import KINDS, Form, Tokens
 from .search import Chosen, Prompt, Stops, one_by_one
 from .texts import Texts
 
-__all__ = ["Chosen", "GenerationConfig", "Prompt", "Stops", "Texts", "generate", "never", "stream"]
+__all__ = [
+    "KINDS",
+    "Chosen",
+    "Form",
+    "GenerationConfig",
+    "Prompt",
+    "Stops",
+    "Texts",
+    "Tokens",
+    "generate",
+    "never",
+    "stream",
+]
 
 
 def never(ids: np.ndarray) -> bool:
@@ -47,19 +61,23 @@ def stream(
         raise UsageError(
             "Cannot stream a beam search.", why="its best text may change with every token", fix="use num_beams=1"
         )
-    alone = config.contrastive or assistant is not None or config.prompt_lookup_num_tokens is not None
-    if not alone:
-        return one_by_one(session, prompts, config, stops, random)
-    if len(prompts) > 1:
-        raise UsageError("Cannot stream several texts.", why="this strategy has one at a time", fix="give one prompt")
-    (prompt,) = prompts
-    if config.contrastive:
-        return contrastive(session, prompt, config, stops)
-    if assistant is not None:
-        guesser = Assistant(assistant, prompt, config, random)
-        return assisted(session, prompt, config, stops, random, guesser)
-    looked = Lookup(config.prompt_lookup_num_tokens or 1, config.max_matching_ngram_size)
-    return assisted(session, prompt, config, stops, random, looked)
+    if _alone(config, assistant):
+        if len(prompts) > 1:
+            raise UsageError(
+                "Cannot stream several texts.", why="this strategy has one at a time", fix="give one prompt"
+            )
+        if config.contrastive:
+            return contrastive(session, prompts[0], config, stops)
+    if len(prompts) == 1:
+        (prompt,) = prompts
+        guesser: Optional[Guesser] = prompt.form
+        if assistant is not None:
+            guesser = Assistant(assistant, prompt, config, random)
+        elif config.prompt_lookup_num_tokens is not None:
+            guesser = Lookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size)
+        if guesser is not None:
+            return assisted(session, prompt, config, stops, random, guesser)
+    return one_by_one(session, prompts, config, stops, random)
 
 
 def generate(
@@ -69,24 +87,41 @@ def generate(
     stops: Stops = never,
     *,
     assistant: Optional[Session] = None,
+    heard: Optional[Callable[[int, Chosen], None]] = None,
 ) -> list[list[list[int]]]:
-    """The new tokens of each prompt, `num_return_sequences` texts of them; arguments as of `stream`."""
+    """The new tokens of each prompt, `num_return_sequences` texts of them; arguments as of `stream`.
+
+    Args:
+        heard: is told each token as it comes, with the number of its text among all.
+
+    Raises:
+        UsageError: as of `stream`, of beams only where `heard` is told.
+    """
     copies = config.num_return_sequences
-    if config.num_beams > 1:
+    if config.num_beams > 1 and heard is None:
         random = np.random.default_rng(config.seed)
         made = []
         for prompt in prompts:
-            *_, best = beam_search(session, prompt, config, stops, random)
+            if config.num_beam_groups > 1:
+                *_, best = diverse_beam_search(session, prompt, config, stops)
+            else:
+                *_, best = beam_search(session, prompt, config, stops, random)
             made.append([ids[len(prompt.ids) :].tolist() for ids in best])
         return made
     asked = [prompt for prompt in prompts for _ in range(copies)]
-    alone = config.contrastive or assistant is not None or config.prompt_lookup_num_tokens is not None
     texts: list[list[int]] = []
-    for group in [[each] for each in asked] if alone else [asked]:
+    for group in [[each] for each in asked] if _alone(config, assistant) else [asked]:
         found: list[list[int]] = [[] for _ in group]
         for step in stream(session, group, config, stops, assistant=assistant):
-            for text, chosen in zip(found, step):
+            for place, chosen in enumerate(step):
                 if chosen is not None:
-                    text.append(chosen.token)
+                    found[place].append(chosen.token)
+                    if heard is not None:
+                        heard(len(texts) + place, chosen)
         texts += found
     return [texts[place : place + copies] for place in range(0, len(texts), copies)]
+
+
+def _alone(config: GenerationConfig, assistant: Optional[Session]) -> bool:
+    """Whether the strategy has one text at a time."""
+    return config.contrastive or assistant is not None or config.prompt_lookup_num_tokens is not None

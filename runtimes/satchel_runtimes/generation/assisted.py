@@ -15,10 +15,16 @@ from ..sessions import Session
 from ..tasks.task import softmax
 from .config import GenerationConfig
 from .scores import Rule, apply
-from .search import Chosen, Prompt, Stops, draw
+from .search import Chosen, Prompt, Stops, draw, likeliest
 from .texts import Texts
 
 __all__ = ["Assistant", "Guesser", "Lookup", "assisted"]
+
+
+_NONE = (
+    np.zeros(0, dtype=np.int64),
+    None,
+)  # with the prompt: engines of fixed lengths read it whole where one answer is asked for
 
 
 class Guesser(Protocol):
@@ -54,7 +60,7 @@ class Assistant:
 
     def __init__(self, session: Session, prompt: Prompt, config: GenerationConfig, random: np.random.Generator) -> None:
         self._texts = Texts(session, 1, prompt.longest(config), prompt.beside)
-        self._rules, self._sampled, self._random = prompt.rules(config), config.do_sample, random
+        self._rules, self._sampled, self._random = prompt.rules(config, session), config.do_sample, random
         self._most = config.num_assistant_tokens
         self._ends = config.eos_token_id
 
@@ -64,7 +70,7 @@ class Assistant:
         for _ in range(min(self._most, most)):
             logits = self._texts.read([text[int(self._texts.lengths[0]) :]])[0]
             scores = apply(self._rules, text, logits)
-            token = draw(scores, self._random) if self._sampled else int(scores.argmax())
+            token = draw(scores, self._random) if self._sampled else likeliest(scores)
             text = np.append(text, token)
             chances.append(softmax(scores))
             if token in self._ends:
@@ -84,16 +90,17 @@ def assisted(
     guesser: Guesser,
 ) -> Iterator[list[Optional[Chosen]]]:
     """Like `one_by_one` for one prompt."""
-    longest, rules = prompt.longest(config), prompt.rules(config)
+    longest, rules = prompt.longest(config), prompt.rules(config, session)
     texts = Texts(session, 1, longest, prompt.beside)
     ids = np.array(prompt.ids, dtype=np.int64)
     while True:
-        guesses, chances = guesser.guess(ids, longest - len(ids) - 1)
         read = int(texts.lengths[0])
+        guesses, chances = _NONE if not read else guesser.guess(ids, longest - len(ids) - 1)
         unread = ids[read:] if read else prompt.read
-        logits = texts.outputs([np.append(unread, guesses)])["logits"][0, len(ids) - read - 1 :]
+        logits = texts.outputs([np.append(unread, guesses)], len(ids) - read - 1)["logits"][0]
         came, taken = _confirmed(ids, guesses, chances, logits, rules, config.do_sample, random)
-        guesser.told(taken, len(guesses))
+        if len(guesses):
+            guesser.told(taken, len(guesses))
         for token in came:
             ids = np.append(ids, token)
             ended = token in config.eos_token_id or len(ids) >= longest or stops(ids)
@@ -125,7 +132,7 @@ def _confirmed(
             rest = np.clip(own - theirs, 0.0, None)  # so that both ways together have the model's own chances
             with np.errstate(divide="ignore"):
                 return [*came, draw(np.log(rest), random)], place
-        token = draw(scores, random) if sampled else int(scores.argmax())
+        token = draw(scores, random) if sampled else likeliest(scores)
         came.append(token)
         if token != guess:
             return came, place

@@ -3,6 +3,7 @@ https://github.com/huggingface/transformers/blob/main/src/transformers/generatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,16 +13,18 @@ from ..sessions import Session
 from ..tasks.task import log_softmax, softmax
 from .config import GenerationConfig
 from .scores import apply
-from .search import Prompt, Stops
+from .search import Prompt, Stops, no_token
 from .texts import Texts
 
-__all__ = ["beam_search"]
+__all__ = ["OUT", "Beam", "beam_search", "checked", "largest"]
 
-_OUT = -1.0e9
+OUT = -1.0e9  # of a beam that only fills a place
 
 
 @dataclass(frozen=True)
-class _Beam:
+class Beam:
+    """A text of the search, prompt included."""
+
     ids: np.ndarray
     score: float  # the sum of the logarithms; of a finished one, over its length to the power of length_penalty
 
@@ -30,31 +33,32 @@ def beam_search(
     session: Session, prompt: Prompt, config: GenerationConfig, stops: Stops, random: np.random.Generator
 ) -> Iterator[list[np.ndarray]]:
     """The best texts so far after each step, prompt included, the best first; `num_return_sequences` in the end."""
-    longest, rules = prompt.longest(config), prompt.rules(config)
+    longest, rules = prompt.longest(config), prompt.rules(config, session)
     beams, start = config.num_beams, len(prompt.ids)
     first = np.array(prompt.ids, dtype=np.int64)
     texts = Texts(session, 1, longest, prompt.beside)
     logits = np.repeat(texts.read([prompt.read]), beams, axis=0)
     texts.select(np.zeros(beams, dtype=np.int64))
-    running = [_Beam(first, 0.0 if each == 0 else _OUT) for each in range(beams)]
-    finished: list[_Beam] = []
+    running = [Beam(first, 0.0 if each == 0 else OUT) for each in range(beams)]
+    finished: list[Beam] = []
     kept = max(2, 1 + len(config.eos_token_id)) * beams
     while True:
         scores = np.stack(
             [apply(rules, beam.ids, log_softmax(row)) + np.float32(beam.score) for beam, row in zip(running, logits)]
         )
-        best = _sampled(scores, kept, random) if config.do_sample else _largest(scores.ravel(), kept)
+        checked(scores)
+        best = _sampled(scores, kept, random) if config.do_sample else largest(scores.ravel(), kept)
         size = scores.shape[1]
-        came = [_Beam(np.append(running[each // size].ids, each % size), float(scores.ravel()[each])) for each in best]
+        came = [Beam(np.append(running[each // size].ids, each % size), float(scores.ravel()[each])) for each in best]
         length = len(running[0].ids) + 1
         ends = [bool(beam.ids[-1] in config.eos_token_id or length >= longest or stops(beam.ids)) for beam in came]
         full = len(finished) >= beams and config.early_stopping is True
         if not full:
             over = float(length - start) ** config.length_penalty
-            done = [_Beam(beam.ids, beam.score / over) for beam, end in zip(came[:beams], ends[:beams]) if end]
+            done = [Beam(beam.ids, beam.score / over) for beam, end in zip(came[:beams], ends[:beams]) if end]
             finished = sorted(finished + done, key=lambda beam: -beam.score)[:beams]
-        order = sorted(range(len(came)), key=lambda each: -(came[each].score + (_OUT if ends[each] else 0.0)))[:beams]
-        running = [_Beam(came[each].ids, came[each].score + (_OUT if ends[each] else 0.0)) for each in order]
+        order = sorted(range(len(came)), key=lambda each: -(came[each].score + (OUT if ends[each] else 0.0)))[:beams]
+        running = [Beam(came[each].ids, came[each].score + (OUT if ends[each] else 0.0)) for each in order]
         yield [beam.ids for beam in finished or running]
         if all(ends) or (len(finished) >= beams and config.early_stopping is True):
             break
@@ -66,7 +70,7 @@ def beam_search(
 
 
 def _may_improve(
-    running: list[_Beam], finished: list[_Beam], config: GenerationConfig, length: int, longest: int
+    running: list[Beam], finished: list[Beam], config: GenerationConfig, length: int, longest: int
 ) -> bool:
     if len(finished) < config.num_beams:
         return True
@@ -74,7 +78,15 @@ def _may_improve(
     return bool(running[0].score / float(hoped) ** config.length_penalty > finished[-1].score)
 
 
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
+def checked(scores: np.ndarray) -> np.ndarray:
+    """The scores as they are. Raises: UsageError where they say nothing: what is compared with NaN is neither more nor less."""
+    best = float(scores.max())
+    if not math.isfinite(best):
+        raise no_token(best)
+    return scores
+
+
+def largest(values: np.ndarray, count: int) -> np.ndarray:
     """Places of the largest, the largest first."""
     places = np.argpartition(-values, count - 1)[:count]
     result: np.ndarray = places[np.argsort(-values[places], kind="stable")]

@@ -16,7 +16,7 @@ from ..sessions import Session
 from ..tasks.task import softmax
 from .config import GenerationConfig
 from .scores import apply
-from .search import Chosen, Prompt, Stops
+from .search import Chosen, Prompt, Stops, likeliest
 from .texts import Texts
 
 __all__ = ["STATES", "contrastive"]
@@ -34,7 +34,7 @@ def contrastive(
             why=f"the graph has no output {STATES!r}, which the method compares",
             fix="leave penalty_alpha out",
         )
-    longest, rules = prompt.longest(config), prompt.rules(config)
+    longest, rules = prompt.longest(config), prompt.rules(config, session)
     texts = Texts(session, 1, longest, prompt.beside)
     ids = np.array(prompt.ids, dtype=np.int64)
     outputs = texts.outputs([prompt.read])
@@ -42,7 +42,9 @@ def contrastive(
     alpha = np.float32(config.penalty_alpha)
     texts.select(np.zeros(config.top_k, dtype=np.int64))
     while True:
-        chances = softmax(apply(rules, ids, logits))
+        scored = apply(rules, ids, logits)
+        likeliest(scored)  # or says why there is none
+        chances = softmax(scored)
         tokens = np.argsort(-chances, kind="stable")[: config.top_k]
         outputs = texts.outputs([tokens[row : row + 1] for row in range(config.top_k)])
         states = _unit(outputs[STATES][:, 0])

@@ -71,6 +71,7 @@ def rules_of(
         rules.append(_Only(1, np.array([config.forced_bos_token_id])))
     if config.forced_eos_token_id:
         rules.append(_Only(max_length - 1, np.array(config.forced_eos_token_id)))
+    rules += [_Only(place, np.array([token])) for place, token in config.forced_decoder_ids]
     if config.remove_invalid_values:
         rules.append(_finite)
     if config.exponential_decay_length_penalty is not None:
@@ -97,6 +98,8 @@ def _warpers(config: GenerationConfig, ends: int) -> list[Rule]:
     if config.temperature != 1.0:
         temperature = np.float32(config.temperature)
         rules.append(lambda ids, scores: scores / temperature)
+    if config.top_h is not None:
+        rules.append(_TopH(config.top_h))
     if config.top_k:
         rules.append(_TopK(max(config.top_k, least)))
     if config.top_p < 1.0:
@@ -225,6 +228,24 @@ class _TopK:
         if self.count < len(scores):
             scores[scores < np.partition(scores, -self.count)[-self.count]] = _NEVER
         return scores
+
+
+@dataclass(frozen=True)
+class _TopH:
+    """The likeliest so many that they hold a share of the entropy (Potraghloo et al. 2025), of the first hundred."""
+
+    share: float
+
+    def __call__(self, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        order = np.argsort(-scores, kind="stable")[:100]
+        chances = softmax(scores[order])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            terms = np.where(chances > 0, -chances * np.log(chances), np.float32(0))
+        kept = np.cumsum(terms) <= terms.sum() * np.float32(self.share)
+        kept[0] = True
+        result: np.ndarray = np.full_like(scores, _NEVER)
+        result[order[kept]] = scores[order[kept]]
+        return result
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,11 @@ class Texts:
             :, 0
         ]
 
-    def outputs(self, tokens: Sequence[np.ndarray]) -> Tensors:
-        """Like `read`, with all outputs of every token, [count, tokens, …]; texts that are shorter have anything behind."""
+    def outputs(self, tokens: Sequence[np.ndarray], first: int = 0) -> Tensors:
+        """Like `read`, with all outputs of every token from the `first` on, [count, tokens, …]; texts that are shorter have
+        anything behind."""
         longest = max(map(len, tokens))
-        return self._run(tokens, np.tile(np.arange(longest, dtype=np.int64), (len(tokens), 1)))
+        return self._run(tokens, np.tile(np.arange(first, longest, dtype=np.int64), (len(tokens), 1)))
 
     def keep(self, lengths: np.ndarray) -> None:
         """Forget what was read beyond so many tokens of each text."""

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Optional
+from typing import Any, Callable, ClassVar, Optional
 
 import numpy as np
 
-from ..generation import GenerationConfig, Prompt, Stops, Texts, generate, never, stream
+from ..errors import Cancelled, UsageError
+from ..generation import KINDS, Chosen, Form, GenerationConfig, Prompt, Stops, Texts, Tokens, generate, never, stream
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
 from .text import TextTask
 
-__all__ = ["STEPS", "GenerativeTask", "Pieces"]
+__all__ = ["OPTIONS", "STEPS", "GenerativeTask", "Pieces"]
+
+# What may be asked of every text beside the settings of generation.
+OPTIONS: Mapping[str, Any] = {
+    "cancel": None,
+    "callback": None,
+    "json_schema": None,
+    "regex": None,
+    "grammar": None,
+    "prefix_allowed_tokens_fn": None,
+}
 
 STEPS = 8  # tokens of a golden text that are read one by one, as generation does
+_CONTEXT, _MOST = 4, 24  # tokens before a piece that it is read with
 _NEW_TOKENS = 256  # where neither the model nor the caller says, as in the pipeline
 
 
 class GenerativeTask(TextTask):
     """A decoder whose graph is `component`, and its settings.
+
+    Options of all of them: `json_schema`, `regex` or `grammar` (what the text must be; a schema is a dict, a grammar is Lark's),
+    `callback(piece, number)` (told each piece of text as it comes, with the number of its text), `cancel` (an event; once set, texts
+    end with their next token), and `prefix_allowed_tokens_fn(number, ids)` (the tokens that may come).
 
     Parity reads each golden text up to its last tokens at once and those one by one, through the cache, and compares what may
     come next after each.
@@ -38,6 +55,7 @@ class GenerativeTask(TextTask):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
         self.config = GenerationConfig.read(entry.option("generate", "config", {}))
+        self._tokens: dict[tuple[int, ...], Tokens] = {}  # by what ends a text
 
     @staticmethod
     def generate_step(facts: ModelFacts, **changed: Any) -> Step:
@@ -85,51 +103,146 @@ class GenerativeTask(TextTask):
         came = ids[len(ids) - len(logits) + 1 :]  # of each token but the last, the next one
         return {"scores": softmax(logits), "losses": -log_softmax(logits[:-1])[np.arange(len(came)), came]}
 
-    def stops(self, config: GenerationConfig) -> Stops:
-        """Whether a text ends, because its last token completed one of the strings that stop it."""
-        if not config.stop_strings:
-            return never
-        longest = max(map(len, config.stop_strings)) + 8  # a character has at most a few tokens
+    def stops(self, options: Mapping[str, Any]) -> Stops:
+        """Whether a text ends for another reason than its length or an end token; `max_time` begins now."""
+        config: GenerationConfig = options["config"]
+        cancel: Optional[threading.Event] = options.get("cancel")
+        reasons: list[Stops] = []
+        if config.stop_strings:
+            reasons.append(self._said(config.stop_strings))
+        if config.max_time is not None:
+            until = time.monotonic() + config.max_time
+            reasons.append(lambda ids: time.monotonic() > until)
+        if cancel is not None:
+            reasons.append(lambda ids: cancel.is_set())
+        if len(reasons) < 2:
+            return reasons[0] if reasons else never
+        return lambda ids: any(stop(ids) for stop in reasons)
+
+    def _said(self, strings: Sequence[str]) -> Stops:
+        """Whether the last token completed one of the strings."""
+        longest = max(map(len, strings)) + 8  # a character has at most a few tokens
 
         def stop(ids: np.ndarray) -> bool:
-            tail = [int(each) for each in ids[-longest:]]
-            text, before = (str(self.tokenizer.decode(each, skip_special_tokens=False)) for each in (tail, tail[:-1]))
-            return any(text.count(each) > before.count(each) for each in config.stop_strings)
+            tail = ids[-longest:].tolist()
+            text = str(self.tokenizer.decode(tail, skip_special_tokens=False))
+            found = [each for each in strings if each in text]
+            if not found:
+                return False
+            before = str(self.tokenizer.decode(tail[:-1], skip_special_tokens=False))
+            return any(text.count(each) > before.count(each) for each in found)
 
         return stop
+
+    def form(self, options: Mapping[str, Any]) -> Optional[Form]:
+        """What the texts must be.
+
+        Raises:
+            UsageError: two forms at once, one that is none, or nothing that could end a text.
+        """
+        asked = [kind for kind in KINDS if options.get(kind) is not None]
+        if not asked:
+            return None
+        ends: tuple[int, ...] = options["config"].eos_token_id
+        if len(asked) > 1 or not ends:
+            raise UsageError(
+                f"Cannot hold the text to a {KINDS[asked[0]]}.",
+                why=f"{asked[1]} was given too" if len(asked) > 1 else "no token ends a text of this model",
+                fix="give one of them" if len(asked) > 1 else "say which one does, by eos_token_id",
+            )
+        if not hasattr(self.tokenizer, "to_str"):
+            raise UsageError(
+                f"Cannot hold the text to a {KINDS[asked[0]]}.",
+                why="this model writes characters, not tokens of bytes",
+                fix="leave it out",
+            )
+        with self._lock:
+            if ends not in self._tokens:
+                self._tokens[ends] = Tokens(self.tokenizer, ends)
+        return Form(self._tokens[ends], asked[0], options[asked[0]])
+
+    def _asked(self, prompts: Sequence[Prompt], form: Optional[Form], options: Mapping[str, Any]) -> list[Prompt]:
+        """Prompts with what the caller asks of each text."""
+        allowed = options.get("prefix_allowed_tokens_fn")
+        made = []
+        for number, prompt in enumerate(prompts):
+            held = form.held(len(prompt.ids)) if form is not None else None
+            own = [*prompt.own, _Allowed(allowed, number)] if allowed is not None else prompt.own
+            made.append(dataclasses.replace(prompt, form=held, own=own))
+        return made
+
+    def _check_whole(self, ids: Sequence[int], form: Optional[Form], options: Mapping[str, Any]) -> None:
+        """Raises: UsageError for a text that is not what it must be yet, Cancelled where that was the caller's wish."""
+        if form is None:
+            return
+        if options.get("cancel") is not None and options["cancel"].is_set():
+            raise Cancelled(
+                "The text was cancelled.", why="it is not whole", fix="ask again, or take the pieces of `stream`"
+            )
+        form.check_whole(ids, self.decoded(ids, skip=True))
 
     def run(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], options: Mapping[str, Any], batch_size: int = 0
     ) -> list[Answer]:
         config: GenerationConfig = options["config"]
-        helper = self.assistant(options)
+        helper, form, stops = self.assistant(options), self.form(options), self.stops(options)
         answers: list[Answer] = []
         size = batch_size or self.batch_size
         for start in range(0, len(inputs), size):
             items = inputs[start : start + size]
-            prompts = self.prompts(graphs, items, options)
-            made = generate(graphs[self.component], prompts, config, self.stops(config), assistant=helper)
+            prompts = self._asked(self.prompts(graphs, items, options), form, options)
+            heard = self._teller(prompts, start * config.num_return_sequences, options)
+            made = generate(graphs[self.component], prompts, config, stops, assistant=helper, heard=heard)
             for item, prompt, found in zip(items, prompts, made):
+                for ids in found:
+                    self._check_whole(ids, form, options)
                 answers.append([self.answered(item, prompt, ids, options) for ids in found])
         return answers
 
-    def stream(self, graphs: Mapping[str, Session], item: Input, options: Mapping[str, Any]) -> Iterator[str]:
-        """The new text in pieces, each as soon as its characters are whole."""
-        config: GenerationConfig = options["config"]
+    def _teller(
+        self, prompts: Sequence[Prompt], before: int, options: Mapping[str, Any]
+    ) -> Optional[Callable[[int, Chosen], None]]:
+        """What tells the caller's `callback` the pieces of each text."""
+        callback, copies = options.get("callback"), options["config"].num_return_sequences
+        if callback is None:
+            return None
+        pieces = [Pieces(self, prompt.ids) for prompt in prompts for _ in range(copies)]
+
+        def heard(number: int, chosen: Chosen) -> None:
+            piece = pieces[number].add(chosen.token) + (pieces[number].rest() if chosen.ended else "")
+            if piece:
+                callback(piece, before + number)
+
+        return heard
+
+    def stream(
+        self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
+    ) -> Iterator[tuple[int, str]]:
+        """The new texts in pieces, each with the number of its text, as soon as their characters are whole."""
         cancel: Optional[threading.Event] = options["cancel"]
-        prompts = self.prompts(graphs, [item], options)
-        helper = self.assistant(options)
-        pieces = Pieces(self, prompts[0].ids)
-        for (chosen,) in stream(graphs[self.component], prompts, config, self.stops(config), assistant=helper):
-            if chosen is not None:
-                piece = pieces.add(chosen.token)
+        form = self.form(options)
+        prompts = self._asked(self.prompts(graphs, items, options), form, options)
+        steps = stream(
+            graphs[self.component],
+            prompts,
+            options["config"],
+            self.stops(options),
+            assistant=self.assistant(options),
+        )
+        pieces = [Pieces(self, prompt.ids) for prompt in prompts]
+        written: list[list[int]] = [[] for _ in prompts]
+        for step in steps:
+            for number, chosen in enumerate(step):
+                if chosen is None:
+                    continue
+                written[number].append(chosen.token)
+                piece = pieces[number].add(chosen.token) + (pieces[number].rest() if chosen.ended else "")
                 if piece:
-                    yield piece
+                    yield number, piece
+                if chosen.ended and not (cancel is not None and cancel.is_set()):
+                    self._check_whole(written[number], form, options)
             if cancel is not None and cancel.is_set():
                 return
-        rest = pieces.rest()
-        if rest:
-            yield rest
 
     def forward(
         self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
@@ -154,12 +267,26 @@ class GenerativeTask(TextTask):
         raise NotImplementedError  # `run` generates
 
 
+@dataclasses.dataclass(frozen=True)
+class _Allowed:
+    """The rule of a caller who says which tokens may come."""
+
+    tokens: Callable[[int, np.ndarray], Sequence[int]]
+    number: int
+
+    def __call__(self, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        allowed = np.array(list(self.tokens(self.number, ids)), dtype=np.int64)
+        result: np.ndarray = np.full_like(scores, -np.inf)
+        result[allowed] = scores[allowed]
+        return result
+
+
 class Pieces:
     """Text as its tokens come: what is not a whole character yet is held back."""
 
     def __init__(self, task: TextTask, before: Sequence[int]) -> None:
         # A few tokens before the new ones: what a first word looks like depends on them.
-        self._task, self._ids = task, list(before[-4:])
+        self._task, self._ids = task, list(before[-_CONTEXT:])
         self._shown = len(task.decoded(self._ids, skip=True))
 
     def add(self, token: int) -> str:
@@ -167,10 +294,14 @@ class Pieces:
         text = self._task.decoded(self._ids, skip=True)
         if text.endswith("\ufffd"):  # bytes of a character that more tokens will complete
             return ""
-        piece, self._shown = text[self._shown :], len(text)
-        if text.endswith("\n"):  # nothing before a line's end changes what is behind it
-            self._ids, self._shown = self._ids[-1:], len(self._task.decoded(self._ids[-1:], skip=True))
+        piece, self._shown = text[self._shown :], max(len(text), self._shown)
+        if len(self._ids) > _MOST:  # or each token would take longer than the one before
+            self._ids = self._ids[-_CONTEXT:]
+            self._shown = len(self._task.decoded(self._ids, skip=True))
         return piece
 
     def rest(self) -> str:
-        return self._task.decoded(self._ids, skip=True)[self._shown :]
+        """What was held back, which the text ends with."""
+        text = self._task.decoded(self._ids, skip=True)
+        piece, self._shown = text[self._shown :], len(text)
+        return piece

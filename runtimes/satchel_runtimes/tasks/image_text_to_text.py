@@ -12,6 +12,7 @@ from ..errors import SupportError, UsageError
 from ..generation import Prompt
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
+from .generative import OPTIONS
 from .image import ImageTask, image_steps
 from .image_steps import FILTERS, TILED, processor_kind
 from .task import Files, Input, ModelFacts, Row, Task
@@ -45,7 +46,7 @@ class ImageTextToText(TextGeneration, ImageTask):
     name = "image-text-to-text"
     modality = "image+text"
     text_kind = picture_kind = "{'image', 'text'}, or a conversation"
-    options = {"return_full_text": True, "tools": None, "cancel": None}
+    options = {"return_full_text": True, "tools": None, **OPTIONS}
     component = "language_model"
     auto_model = "AutoModelForImageTextToText"
     architectures = ("ForConditionalGeneration",)

@@ -11,7 +11,7 @@ from ..errors import SupportError
 from ..generation import Prompt, Texts, generate
 from ..manifest import Step, TaskEntry, TensorSpec
 from ..sessions import Session, Tensors
-from .generative import STEPS, GenerativeTask
+from .generative import OPTIONS, STEPS, GenerativeTask
 from .task import Answer, Files, Input, ModelFacts, Row, pad
 from .text import tokenize_step, wrong_type
 
@@ -34,7 +34,7 @@ class RewritingTask(GenerativeTask):
     """
 
     component = "decoder"
-    options = {"decoder_input_ids": (), "cancel": None}
+    options = {"decoder_input_ids": (), **OPTIONS}
     auto_model = "AutoModelForSeq2SeqLM"
     answer_key = "generated_text"
 

@@ -13,7 +13,7 @@ from ..generation import Prompt, Texts
 from ..manifest import Graph, Step, TaskEntry
 from ..sessions import Session, Tensors
 from ..sessions.cache import Cache
-from .generative import GenerativeTask
+from .generative import OPTIONS, GenerativeTask
 from .task import Files, Input, ModelFacts, Row, log_softmax
 from .text import tokenize_step, wrong_type
 
@@ -26,7 +26,7 @@ class TextGeneration(GenerativeTask):
 
     Options as in the pipeline: `return_full_text` (True), `handle_long_generation` (None, or "hole": cut the beginning of a
     prompt that leaves no room), `tools`, `assistant_model` (another predictor, whose guesses are confirmed several at a time),
-    and every setting of `GenerationConfig` by its name, such as `max_new_tokens`, `do_sample` or `num_beams`.
+    `negative_prompt` (what `guidance_scale` leads away from), and every setting of `GenerationConfig` by its name, such as `max_new_tokens`, `do_sample` or `num_beams`.
     """
 
     name = "text-generation"
@@ -36,7 +36,8 @@ class TextGeneration(GenerativeTask):
         "handle_long_generation": None,
         "tools": None,
         "assistant_model": None,
-        "cancel": None,
+        "negative_prompt": None,
+        **OPTIONS,
     }
     auto_model = "AutoModelForCausalLM"
     architectures: ClassVar[tuple[str, ...]] = ("ForCausalLM", "LMHeadModel")
@@ -122,7 +123,8 @@ class TextGeneration(GenerativeTask):
                 why=f"the model can hold {self.max_length} in all",
                 fix='shorten it, or pass handle_long_generation="hole", which cuts its beginning',
             )
-        return Prompt(ids, self.max_length)
+        other = options["negative_prompt"]
+        return Prompt(ids, self.max_length, unguided=None if other is None else self.ids_of(other, options))
 
     def written(self, row: Row) -> np.ndarray:
         return row.tensors["input_ids"]

@@ -44,7 +44,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
         "SpeechT5ForSpeechToText",
         "WhisperForConditionalGeneration",
     )
-    options = {**RewritingTask.options, "return_timestamps": None, "language": None, "translate": None}
+    options = {"decoder_input_ids": (), "cancel": None, "return_timestamps": None, "language": None, "translate": None}
     columns = {"audio": ("audio", "file", "path", "sound", "audio_path"), "text": ("text", "sentence", "transcript")}
     optional = frozenset({"text"})
     target = "text"
@@ -61,7 +61,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
-        steps = [cls.generate_step(facts)]
+        steps = [cls.generate_step(facts, forced_decoder_ids=None)]
         has = facts.generation
         if "no_timestamps_token_id" in has:
             forced = dict(has.get("forced_decoder_ids") or facts.config.get("forced_decoder_ids") or [])
@@ -175,11 +175,11 @@ class WrittenSpeech(RewritingTask, AudioTask):
     ) -> list[Answer]:
         answers: list[Answer] = [None] * len(inputs)
         short: list[tuple[int, Row]] = []
-        size = batch_size or self.batch_size
+        size, stops = batch_size or self.batch_size, self.stops(options)
 
         def write() -> None:
             prompts = self._prompts(graphs, [row for _, row in short], options)
-            made = generate(graphs[self.component], prompts, options["config"], self.stops(options["config"]))
+            made = generate(graphs[self.component], prompts, options["config"], stops)
             for (place, _), prompt, found in zip(short, prompts, made):
                 begun = prompt.ids[len(prompt.ids) - len(options["decoder_input_ids"]) :]
                 answers[place] = self._said([_Part(0.0, 0.0, [*begun, *found[0]])], options)
@@ -224,7 +224,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
         frames = max(length // self._log["hop"], size)  # a short sound is followed by silence
         filled = self._longest if frames == size else 0
         loudest = self._loudest(sound, filled, frames)
-        seek = 0
+        seek, stops = 0, self.stops(options)
         while seek < frames:
             count = min(size, frames - seek)
             found = log_mel_range(self._features_of(sound, filled, seek, count), loudest)
@@ -232,7 +232,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
             row = self._started(Row({"input_features": whole}, 1), timed)
             prompts = self._prompts(graphs, [row], timed)
             timed["language"] = self._language(prompts[0])  # of the first window, for all
-            ((ids,),) = generate(graphs[self.component], prompts, timed["config"], self.stops(timed["config"]))
+            ((ids,),) = generate(graphs[self.component], prompts, timed["config"], stops)
             parts, moved = _cut(self._ended(ids), self._whisper["untimed"] + 1, count)
             offset = seek * self._log["hop"] / self.rate
             yield from (_Part(part.start + offset, part.end + offset, part.ids) for part in parts)
