@@ -30,7 +30,7 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(PIP) setuptools wheel setuptools_scm
 	$(PIP) torch==2.13.0
-	$(PIP) --no-build-isolation -e './runtimes[onnx,text,audio,video,index]' -e '.[convert,convert-tflite,evaluate,tune,report,dev]'
+	$(PIP) --no-build-isolation -e './runtimes[onnx,text,audio,video,index,structured]' -e '.[convert,convert-tflite,evaluate,tune,report,dev]'
 	$(BIN)/python -m pip check
 	@touch $@
 

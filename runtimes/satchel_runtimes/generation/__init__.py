@@ -15,6 +15,7 @@ from .config import GenerationConfig
 from .contrastive import contrastive
 from .diverse import diverse_beam_search
 from .form import KINDS, Form, Tokens
+from .scores import Rule
 from .search import Chosen, Prompt, Stops, one_by_one
 from .texts import Texts
 
@@ -24,6 +25,7 @@ __all__ = [
     "Form",
     "GenerationConfig",
     "Prompt",
+    "Rule",
     "Stops",
     "Texts",
     "Tokens",

@@ -16,9 +16,10 @@ from .scores import apply
 from .search import Prompt, Stops, no_token
 from .texts import Texts
 
-__all__ = ["OUT", "Beam", "beam_search", "checked", "largest"]
+__all__ = ["NEAR_OUT", "OUT", "Beam", "beam_search", "checked", "largest"]
 
 OUT = -1.0e9  # of a beam that only fills a place
+NEAR_OUT = OUT / 2
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ def beam_search(
         full = len(finished) >= beams and config.early_stopping is True
         if not full:
             over = float(length - start) ** config.length_penalty
-            done = [Beam(beam.ids, beam.score / over) for beam, end in zip(came[:beams], ends[:beams]) if end]
+            done = [
+                Beam(beam.ids, beam.score / over)
+                for beam, end in zip(came[:beams], ends[:beams])
+                if end and beam.score > NEAR_OUT
+            ]
             finished = sorted(finished + done, key=lambda beam: -beam.score)[:beams]
         order = sorted(range(len(came)), key=lambda each: -(came[each].score + (OUT if ends[each] else 0.0)))[:beams]
         running = [Beam(came[each].ids, came[each].score + (OUT if ends[each] else 0.0)) for each in order]
         yield [beam.ids for beam in finished or running]
         if all(ends) or (len(finished) >= beams and config.early_stopping is True):
+            break
+        if finished and running[0].score <= NEAR_OUT:  # nothing else may be said
             break
         if not _may_improve(running, finished, config, length - start, longest - start):
             break

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..sessions import Session
 from ..tasks.task import log_softmax
-from .beams import OUT, Beam, checked, largest
+from .beams import NEAR_OUT, OUT, Beam, checked, largest
 from .config import GenerationConfig
 from .scores import apply
 from .search import Prompt, Stops
@@ -79,7 +79,8 @@ def diverse_beam_search(
 def _step(group: _Group, scores: np.ndarray, config: GenerationConfig, stops: Stops, start: int) -> None:
     """Each beam of a group goes on by a token; those that end are finished."""
     size, width = scores.shape
-    running, rows = [], []
+    running: list[Beam] = []
+    rows: list[int] = []
     for rank, place in enumerate(largest(scores.ravel(), max(2, 1 + len(config.eos_token_id)) * size)):
         row, token = divmod(int(place), width)
         beam = Beam(np.append(group.running[row].ids, token), float(scores[row, token]))
@@ -89,7 +90,7 @@ def _step(group: _Group, scores: np.ndarray, config: GenerationConfig, stops: St
         elif len(running) < size:
             running.append(beam)
             rows.append(group.rows[row])
-    if not running:  # all were stopped
+    if not running or (group.finished and running[0].score <= NEAR_OUT):  # nothing else may be said
         group.done = True
         return
     while len(running) < size:
@@ -100,6 +101,8 @@ def _step(group: _Group, scores: np.ndarray, config: GenerationConfig, stops: St
 
 def _finish(group: _Group, beam: Beam, config: GenerationConfig, start: int) -> None:
     """Keep a text if it is among the best so many of its group."""
+    if beam.score <= NEAR_OUT:
+        return
     over = float(len(beam.ids) - start) ** config.length_penalty
     found = [*group.finished, Beam(beam.ids, beam.score / over)]
     group.finished = sorted(found, key=lambda each: -each.score)[: len(group.running)]
@@ -111,7 +114,7 @@ def _is_done(group: _Group, config: GenerationConfig, best: float, length: int, 
     if config.early_stopping is True:
         return True
     hoped = longest if config.early_stopping == "never" and config.length_penalty > 0 else length
-    return group.finished[-1].score >= best / float(hoped) ** config.length_penalty
+    return bool(group.finished[-1].score >= best / float(hoped) ** config.length_penalty)
 
 
 def _best(groups: list[_Group], config: GenerationConfig) -> list[np.ndarray]:

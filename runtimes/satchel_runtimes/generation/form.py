@@ -88,19 +88,16 @@ class Held:
 
     def __init__(self, first: Any, prompt: int) -> None:
         self._prompt = prompt
-        self._states: dict[bytes, Any] = {b"": first}
+        self._states: dict[bytes, Any] = {b"": first}  # None: no text of the form begins so
 
     def __call__(self, ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         state = self._state(ids)
-        allowed = np.unpackbits(np.frombuffer(state.compute_bitmask(), dtype=np.uint8), bitorder="little")
-        if state.is_error():
-            raise SupportError(
-                "Cannot hold the text to its form any longer.",
-                why=f"llguidance says: {_line(state.get_error())}",
-                fix="give a simpler form",
-            )
-        count = min(len(allowed), len(scores))  # a graph may have scores for more tokens than there are
         result: np.ndarray = np.full(len(scores), -np.inf, dtype=np.float32)
+        if state is None:  # of beams some only fill a place
+            return result
+        allowed = np.unpackbits(np.frombuffer(state.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        _check(state)
+        count = min(len(allowed), len(scores))  # a graph may have scores for more tokens than there are
         np.copyto(result[:count], scores[:count], where=allowed[:count].view(bool))
         return result
 
@@ -115,16 +112,35 @@ class Held:
     def _state(self, ids: np.ndarray) -> Any:  # Any: of llguidance
         new = ids[self._prompt :]
         key = new.tobytes()
-        found = self._states.get(key)
-        if found is None:
-            before = self._states.get(new[:-1].tobytes())
-            found = (before or self._states[b""]).deep_copy()
-            found.consume_tokens((new if before is None else new[-1:]).tolist())
+        if key not in self._states:
             if len(self._states) > _KEPT:
-                first = self._states[b""]
-                self._states = {b"": first, **dict(list(self._states.items())[_KEPT // 2 :])}
-            self._states[key] = found
-        return found
+                self._states = {b"": self._states[b""], **dict(list(self._states.items())[_KEPT // 2 :])}
+            before = new[:-1].tobytes()
+            known = before in self._states
+            self._states[key] = _after(self._states[before if known else b""], (new[-1:] if known else new).tolist())
+        return self._states[key]
+
+
+def _after(state: Any, tokens: list[int]) -> Any:  # Any: of llguidance
+    """The state after some more tokens; None where they may not follow."""
+    if state is None:
+        return None
+    found = state.deep_copy()  # one that is asked about a token that there is not is of no use any more
+    if found.validate_tokens(tokens) < len(tokens):
+        return None
+    found.consume_tokens(tokens)
+    _check(found)
+    return found
+
+
+def _check(state: Any) -> None:  # Any: as above
+    """Raises: SupportError where llguidance gave up."""
+    if state.is_error():
+        raise SupportError(
+            "Cannot hold the text to its form any longer.",
+            why=f"llguidance says: {_line(state.get_error())}",
+            fix="give a simpler form",
+        )
 
 
 def _grammar(matcher: Any, kind: str, value: Any) -> str:

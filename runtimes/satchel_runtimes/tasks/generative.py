@@ -12,7 +12,20 @@ from typing import Any, Callable, ClassVar, Optional
 import numpy as np
 
 from ..errors import Cancelled, UsageError
-from ..generation import KINDS, Chosen, Form, GenerationConfig, Prompt, Stops, Texts, Tokens, generate, never, stream
+from ..generation import (
+    KINDS,
+    Chosen,
+    Form,
+    GenerationConfig,
+    Prompt,
+    Rule,
+    Stops,
+    Texts,
+    Tokens,
+    generate,
+    never,
+    stream,
+)
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
@@ -55,7 +68,7 @@ class GenerativeTask(TextTask):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
         self.config = GenerationConfig.read(entry.option("generate", "config", {}))
-        self._tokens: dict[tuple[int, ...], Tokens] = {}  # by what ends a text
+        self._readers: dict[tuple[int, ...], Tokens] = {}  # by what ends a text
 
     @staticmethod
     def generate_step(facts: ModelFacts, **changed: Any) -> Step:
@@ -109,7 +122,7 @@ class GenerativeTask(TextTask):
         cancel: Optional[threading.Event] = options.get("cancel")
         reasons: list[Stops] = []
         if config.stop_strings:
-            reasons.append(self._said(config.stop_strings))
+            reasons.append(self._completed(config.stop_strings))
         if config.max_time is not None:
             until = time.monotonic() + config.max_time
             reasons.append(lambda ids: time.monotonic() > until)
@@ -119,7 +132,7 @@ class GenerativeTask(TextTask):
             return reasons[0] if reasons else never
         return lambda ids: any(stop(ids) for stop in reasons)
 
-    def _said(self, strings: Sequence[str]) -> Stops:
+    def _completed(self, strings: Sequence[str]) -> Stops:
         """Whether the last token completed one of the strings."""
         longest = max(map(len, strings)) + 8  # a character has at most a few tokens
 
@@ -157,17 +170,17 @@ class GenerativeTask(TextTask):
                 fix="leave it out",
             )
         with self._lock:
-            if ends not in self._tokens:
-                self._tokens[ends] = Tokens(self.tokenizer, ends)
-        return Form(self._tokens[ends], asked[0], options[asked[0]])
+            if ends not in self._readers:
+                self._readers[ends] = Tokens(self.tokenizer, ends)
+        return Form(self._readers[ends], asked[0], options[asked[0]])
 
-    def _asked(self, prompts: Sequence[Prompt], form: Optional[Form], options: Mapping[str, Any]) -> list[Prompt]:
+    def _requested(self, prompts: Sequence[Prompt], form: Optional[Form], options: Mapping[str, Any]) -> list[Prompt]:
         """Prompts with what the caller asks of each text."""
         allowed = options.get("prefix_allowed_tokens_fn")
         made = []
         for number, prompt in enumerate(prompts):
             held = form.held(len(prompt.ids)) if form is not None else None
-            own = [*prompt.own, _Allowed(allowed, number)] if allowed is not None else prompt.own
+            own: Sequence[Rule] = prompt.own if allowed is None else [*prompt.own, _Allowed(allowed, number)]
             made.append(dataclasses.replace(prompt, form=held, own=own))
         return made
 
@@ -190,7 +203,7 @@ class GenerativeTask(TextTask):
         size = batch_size or self.batch_size
         for start in range(0, len(inputs), size):
             items = inputs[start : start + size]
-            prompts = self._asked(self.prompts(graphs, items, options), form, options)
+            prompts = self._requested(self.prompts(graphs, items, options), form, options)
             heard = self._teller(prompts, start * config.num_return_sequences, options)
             made = generate(graphs[self.component], prompts, config, stops, assistant=helper, heard=heard)
             for item, prompt, found in zip(items, prompts, made):
@@ -221,7 +234,7 @@ class GenerativeTask(TextTask):
         """The new texts in pieces, each with the number of its text, as soon as their characters are whole."""
         cancel: Optional[threading.Event] = options["cancel"]
         form = self.form(options)
-        prompts = self._asked(self.prompts(graphs, items, options), form, options)
+        prompts = self._requested(self.prompts(graphs, items, options), form, options)
         steps = stream(
             graphs[self.component],
             prompts,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
+from .forms import form_of, form_options
 from .show import as_json
 
 __all__ = ["option_of", "predict", "show_answer"]
@@ -25,6 +26,7 @@ _MANY = 16  # numbers in a list that nobody reads one by one
 @click.option("--task", help="One of the bundle's tasks; the first by default.")
 @click.option("--file", "file", type=click.Path(path_type=Path), help="Read inputs from a file, one per line.")
 @click.option("--option", "options", multiple=True, metavar="NAME=JSON", help="An option of the task, e.g. top_k=3.")
+@form_options
 @click.option("--threads", type=int, help="Threads of the engine.")
 @click.option("--verify", type=click.Choice(["always", "once"]), default="once", show_default=True)
 @click.option("--delegate", help="An accelerator of the engine, by name or by the path of its library.")
@@ -40,6 +42,9 @@ def predict(
     task: str | None,
     file: Path | None,
     options: tuple[str, ...],
+    json_schema: Path | None,
+    regex: str | None,
+    grammar: Path | None,
     threads: int | None,
     verify: str,
     delegate: str | None,
@@ -72,7 +77,7 @@ def predict(
             why="no INPUTS, no --file, and nothing on stdin",
             fix="name a text, or a picture",
         )
-    given = dict(option_of(each) for each in options)
+    given = {**dict(option_of(each) for each in options), **form_of(json_schema, regex, grammar)}
     with load(
         bundle,
         task=task,
