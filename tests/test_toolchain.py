@@ -223,6 +223,7 @@ def test_the_extras_are_those_of_the_design() -> None:
             "video",
             "index",
             "chat",
+            "structured",
         },
     }
 
