@@ -1,4 +1,5 @@
-"""Component -> AWS Neuron: one compiled graph per length, for Inf2, Trn1 and Trn2, and for Inf1 where its toolchain is.
+"""Component -> AWS Neuron: one compiled graph per length, for Inf2, Trn1 and Trn2, and for Inf1 where its toolchain is. What writes
+has graphs of a piece of a prompt and of a step for each capacity of its cache.
 
 Verified by contract, not on hardware. The compiler is its vendor's and runs where AWS's SDK is installed; elsewhere a
 compile kit (`--kit`) prepares the work.
@@ -19,11 +20,13 @@ from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.neuron_cores import count_cores
 from satchel_runtimes.neuron_port import INSTALL, NeuronPort, open_port
 from satchel_runtimes.parity import CLASSES, numeric_class
+from satchel_runtimes.sessions.cache import CAPACITY
 
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Recipe, Scheme, copy_twin
+from .kit.finish import share_weights
 from .process import Tell
-from .shapes import difference, resized, token_shapes
+from .shapes import difference, fixed_shapes, others_of, resized
 
 __all__ = ["FORMAT"]
 
@@ -77,6 +80,13 @@ def plan(scheme: Scheme, profile: Any, options: Mapping[str, str]) -> Plan:  # A
             why="its profile has no compiler_target, so the compiler cannot be told for which device",
             fix="add it to the profile: inf2, trn1 or trn2",
         )
+    if options.get("generates") and engine.name == "torch-neuron":
+        raise SupportError(
+            f"Cannot convert what writes text for {profile.name}.",
+            why="torch-neuron, which its vendor has frozen, keeps no tensors on the device between calls: a cache would be carried "
+            "to the host and back for every token",
+            fix="choose inf2, trn1 or trn2",
+        )
     if options.get("io", "float32") != "float32":
         raise SupportError(
             f"Cannot make {scheme.name} with {options['io']} inputs and outputs.",
@@ -114,39 +124,59 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
             fix="convert on an instance that has one; or add --kit: its finish.py --compile-only runs on a compile box",
         )
     graphs: list[Graph] = []
-    for component in components:
-        for shape, file in _files(component, plan.buckets):
-            bind = {axis: size for axis, size in shape.items() if axis != "batch" or not port.batches}
+    for component, shapes in fixed_shapes(components, plan):
+        files = [_file(component.name, shape, last=shape == shapes[-1]) for shape in shapes]
+        for shape, file in zip(shapes, files, strict=True):
             _compile(port, component, shape, plan, out / file)
-            graphs.append(Graph(component.name, file, specs(component.inputs), specs(component.outputs), bind=bind))
+        shared = f"{component.name}/weights.zip" if component.state else None
+        if shared and not share_weights([str(out / file) for file in files], str(out / shared)):
+            shared = None
+        batches = port.batches and not component.state
+        graphs += [
+            Graph(
+                component.name,
+                file,
+                specs(component.inputs),
+                specs(component.outputs),
+                bind={axis: size for axis, size in shape.items() if axis != "batch" or not batches},
+                weights=shared,
+                state=dict(component.state),
+            )
+            for shape, file in zip(shapes, files, strict=True)
+        ]
     config = _config(plan, graphs, port.compiler_type, port.compiler_version, dynamic_batch=port.batches)
-    return Artifact(out, tuple(graphs), tuple(graph.file for graph in graphs), config)
+    return Artifact(out, tuple(graphs), _members(graphs), config)
 
 
-def _files(component: Component, buckets: Sequence[int]) -> list[tuple[dict[str, int], str]]:
-    shapes = token_shapes(component, buckets)
-    return [(shape, _file(component.name, shape.get("sequence", 1), last=shape == shapes[-1])) for shape in shapes]
+def _members(graphs: Sequence[Graph]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for graph in graphs for name in (graph.file, graph.weights) if name))
 
 
-def _file(component: str, length: int, *, last: bool) -> str:
+def _file(component: str, shape: Mapping[str, int], *, last: bool) -> str:
     """The longest lies where optimum-neuron looks, which wants no second .neuron file there: the others lie below."""
+    length = shape.get("sequence", 1)
+    if CAPACITY in shape:  # beside their weights
+        return f"{component}/capacity_{shape[CAPACITY]}_sequence_{length}.neuron"
     return f"{component}.neuron" if last else f"sequence_{length}/{component}.neuron"
 
 
 def _compile(port: NeuronPort, component: Component, shape: Mapping[str, int], plan: Plan, file: Path) -> None:
-    length = shape.get("sequence", 1)
-    example = resized(component, 1, length, padded=True)
+    length, sizes = shape.get("sequence", 1), others_of(component, shape)
+    example = resized(component, 1, length, padded=True, sizes=sizes)
     names = [each.name for each in component.inputs]
     work = file.parent / f"compiler-{file.stem}"
     file.parent.mkdir(exist_ok=True)
-    compiled = port.trace(_positional(component), [example[name] for name in names], arguments(plan), work)
-    whole = port.dynamic_batch(compiled)
+    # Of a decoder there are several graphs with the same weights, and each text has a cache of its own.
+    cached = bool(component.state)
+    whole = port.trace(_positional(component), [example[name] for name in names], arguments(plan), work, apart=cached)
+    if not cached:
+        whole = port.dynamic_batch(whole)
     shutil.rmtree(work, ignore_errors=True)
     _save(whole, file)
     loaded = port.load(str(file), None)
     limit = CLASSES[numeric_class(plan.scheme.name)].relative_error
-    checks = ((1, length), (3, length)) if port.batches else ((1, length),)
-    worst = difference(component, _call(loaded, component), checks, padded=True)
+    checks = ((1, length), (3, length)) if port.batches and not cached else ((1, length),)
+    worst = difference(component, _call(loaded, component), checks, padded=True, sizes=sizes)
     if limit is not None and not worst <= limit:
         raise SupportError(
             f"Cannot convert {component.name} to neuron.",
@@ -198,11 +228,9 @@ def recipe(plan: Plan, graphs: Sequence[Graph]) -> Recipe:
     """What a kit's finish.py tells the compiler; the names and the config are those of `export`."""
     old = plan.engine.name == "torch-neuron"
     compiler = "neuron-cc" if old else "neuronx-cc"
-    longest = max((graph.bind["sequence"] for graph in graphs), default=0)
+    last = {graph.component: graph for graph in graphs}
     named = tuple(
-        dataclasses.replace(
-            graph, file=_file(graph.component, graph.bind["sequence"], last=graph.bind["sequence"] == longest)
-        )
+        dataclasses.replace(graph, file=_file(graph.component, graph.bind, last=graph is last[graph.component]))
         for graph in graphs
     )
     given: dict[str, Any] = {"compiler_args": " ".join(arguments(plan)), "inline_weights_to_neff": True}
@@ -225,16 +253,16 @@ def _config(
 ) -> dict[str, Any]:
     """The `neuron` section of config.json, with the keys of optimum-neuron 0.4.5, about the longest graph; the last
     three are satchel's own."""
-    longest = max(graphs, key=lambda graph: graph.bind.get("sequence", 0))
+    longest = max(graphs, key=lambda graph: (graph.bind.get(CAPACITY, 0), graph.bind.get("sequence", 0)))
     cast = _CASTS[plan.scheme.name]
     return {
         "neuron": {
             "compiler_type": compiler,
             "compiler_version": version,
-            "inline_weights_to_neff": True,
+            "inline_weights_to_neff": not longest.state,
             "static_batch_size": 1,
-            "static_sequence_length": longest.bind.get("sequence", 1),
-            "dynamic_batch_size": dynamic_batch,
+            "static_sequence_length": longest.bind.get(CAPACITY, longest.bind.get("sequence", 1)),
+            "dynamic_batch_size": dynamic_batch and not longest.state,
             "tensor_parallel_size": 1,
             "optlevel": "2",
             "auto_cast": None if cast == "none" else cast,
@@ -263,6 +291,7 @@ FORMAT = Format(
     export=export,
     apply=apply,
     recipe=recipe,
+    caches=True,
     compilers={"torch-neuronx": ("torch_neuronx",), "torch-neuron": ("torch_neuron",)},
     install={
         "torch-neuronx": INSTALL.format(engine="torch-neuronx", compiler="neuronx-cc") + _OTHERWISE,

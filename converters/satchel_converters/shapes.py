@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,20 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.sessions.cache import CAPACITY
 
 from .component import Axis, Component
+from .format import Plan
 
-__all__ = ["cache_shapes", "difference", "dynamic_shapes", "length_of", "resized", "static_shapes", "token_shapes"]
+__all__ = [
+    "cache_shapes",
+    "difference",
+    "dynamic_shapes",
+    "fixed_shapes",
+    "length_of",
+    "made_sizes",
+    "others_of",
+    "resized",
+    "static_shapes",
+    "token_shapes",
+]
 
 # Batch and length, in the axis's least, of the checks of a graph with dynamic axes; neither is a traced one, and the second
 # batch has padding.
@@ -77,6 +89,22 @@ def cache_shapes(
     return shapes
 
 
+def fixed_shapes(components: Sequence[Component], plan: Plan) -> Iterator[tuple[Component, list[dict[str, int]]]]:
+    """Each component with its sizes, for formats whose files are named and chosen by tokens; an encoder comes before its decoder.
+
+    Raises:
+        SupportError: as `token_shapes`.
+    """
+    known: dict[str, int] = {}  # sizes of what one component hands to another
+    for component in components:
+        if component.state:
+            yield component, cache_shapes(component, plan.longest, known)
+            continue
+        shapes = token_shapes(component, plan.buckets)
+        known |= made_sizes(component, shapes[-1])
+        yield component, shapes
+
+
 def token_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str, int]]:
     """`static_shapes` for formats whose files are named and chosen by tokens.
 
@@ -91,6 +119,29 @@ def token_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str,
             fix="convert to onnx or tflite",
         )
     return static_shapes(component, buckets)
+
+
+def others_of(component: Component, shape: Mapping[str, int]) -> dict[str, int]:
+    """Of a decoder: the sizes beside batch and length."""
+    return {name: size for name, size in shape.items() if name not in ("batch", "sequence")} if component.state else {}
+
+
+def made_sizes(component: Component, shape: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of axes of its outputs that no input has, at a shape of its inputs."""
+    import torch
+
+    taken = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
+    named = {axis.name for each in component.outputs for axis in each.axes if isinstance(axis, Axis)}
+    if named <= taken:
+        return {}
+    with torch.no_grad():
+        made = component.module(**resized(component, 1, length_of(shape)))
+    return {
+        axis.name: int(made[each.name].shape[place])
+        for each in component.outputs
+        for place, axis in enumerate(each.axes)
+        if isinstance(axis, Axis) and axis.name not in taken
+    }
 
 
 def length_of(shape: Mapping[str, int]) -> int:

@@ -17,11 +17,11 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Engine, Graph
 from satchel_runtimes.toolchain import need
 
-from .component import Axis, Component, specs
+from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, copy_twin, engine_has, oldest, silent
 from .process import Tell
 from .quiet import quiet
-from .shapes import cache_shapes, difference, length_of, resized, static_shapes
+from .shapes import cache_shapes, difference, length_of, made_sizes, others_of, resized, static_shapes
 from .tflite_quantize import METHODS, quantize_static
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         cached = bool(component.state)
         shapes = cache_shapes(component, plan.longest, known) if cached else static_shapes(component, plan.buckets)
         if not cached:
-            known |= _made_sizes(component, shapes[-1])
+            known |= made_sizes(component, shapes[-1])
         _convert(component, shapes, out / file)
         worst = max(_check(component, out / file, shape) for shape in shapes)
         if worst > _TOLERANCE:
@@ -191,7 +191,7 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
         made: Any = None  # the converter, once it has a signature
         try:
             for shape in shapes:
-                example = resized(component, 1, length_of(shape), sizes=_others(component, shape))
+                example = resized(component, 1, length_of(shape), sizes=others_of(component, shape))
                 inputs = {name: _as_int32(torch, value) for name, value in example.items()}
                 made = (made or litert).signature(_signature(shape), module, sample_kwargs=inputs)
             made.convert().export(str(file))
@@ -202,29 +202,6 @@ def _convert(component: Component, shapes: Sequence[_Shape], file: Path) -> None
                 why=f"{type(error).__name__}: {lines[0][:300]}",
                 fix="convert to another format; an architecture that needs a rewrite gets one file in capture/",
             ) from None
-
-
-def _others(component: Component, shape: _Shape) -> dict[str, int]:
-    """Of a decoder: the sizes beside batch and length."""
-    return {name: size for name, size in shape.items() if name not in ("batch", "sequence")} if component.state else {}
-
-
-def _made_sizes(component: Component, shape: _Shape) -> dict[str, int]:
-    """The sizes of axes of its outputs that no input has, at a shape of its inputs."""
-    import torch
-
-    taken = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}
-    named = {axis.name for each in component.outputs for axis in each.axes if isinstance(axis, Axis)}
-    if named <= taken:
-        return {}
-    with torch.no_grad():
-        made = component.module(**resized(component, 1, length_of(shape)))
-    return {
-        axis.name: int(made[each.name].shape[place])
-        for each in component.outputs
-        for place, axis in enumerate(each.axes)
-        if isinstance(axis, Axis) and axis.name not in taken
-    }
 
 
 def _identity(rows: int, columns: int | None = None, *, dtype: torch.dtype | None = None, **_: Any) -> torch.Tensor:
@@ -285,7 +262,7 @@ def _check(component: Component, file: Path, shape: _Shape) -> float:
         found: Mapping[str, Any] = run(**{n: v.astype("int32") if v.dtype == "int64" else v for n, v in inputs.items()})
         return found
 
-    return difference(component, call, ((1, length_of(shape)),), padded=True, sizes=_others(component, shape))
+    return difference(component, call, ((1, length_of(shape)),), padded=True, sizes=others_of(component, shape))
 
 
 def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:

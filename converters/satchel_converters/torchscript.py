@@ -98,6 +98,8 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     Raises:
         SupportError: the model cannot be traced, or its trace is wrong at the very shape that it was traced at.
     """
+    from .capture.attention import writing_in_place  # torch, which is here by now
+
     graphs = []
     for component in components:
         if plan.scheme.name == "fp32-export":
@@ -107,7 +109,9 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
         made = component
         if plan.scheme.name == "int8-dynamic":
             made = _int8_dynamic(component, 63 if plan.int8_weights == "int8-reduced" else 127)
-        save_trace(trace(made, made.example), out / file)
+        with writing_in_place():
+            whole = trace(made, made.example)
+        save_trace(whole, out / file)
         bind: Mapping[str, int] = {}
         wrong = _error(made, out / file)
         if wrong > _TOLERANCE and component.state:

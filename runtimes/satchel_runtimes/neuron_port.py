@@ -1,4 +1,4 @@
-"""The thin port to AWS Neuron's packages: trace, dynamic_batch, load. Nothing else of satchel calls them.
+"""The thin port to AWS Neuron's packages: trace, dynamic_batch, load, settle. Nothing else of satchel calls them.
 
 Verified by contract, not on hardware: signatures and behaviour are those of the AWS Neuron documentation.
 """
@@ -50,13 +50,18 @@ class NeuronPort:
         """As artifacts carry it."""
         return FAKE if self.fake else self.compiler
 
-    def trace(self, module: Any, example: Sequence[Any], arguments: Sequence[str], workdir: Path) -> Any:
+    def trace(
+        self, module: Any, example: Sequence[Any], arguments: Sequence[str], workdir: Path, *, apart: bool = False
+    ) -> Any:
         """Compile a module of positional tensors at the shapes of `example`; Any: torch's classes.
+
+        Args:
+            apart: keep the weights out of the compiled graph, where several graphs have the same.
 
         Raises:
             SupportError: with what the compiler said last.
         """
-        given: dict[str, Any] = {"compiler_args": " ".join(arguments), "inline_weights_to_neff": True}
+        given: dict[str, Any] = {"compiler_args": " ".join(arguments), "inline_weights_to_neff": not apart}
         if self.engine == "torch-neuron":
             given = {"compiler_args": list(arguments), "fallback": True}
         try:
@@ -97,6 +102,25 @@ class NeuronPort:
                     why=f"{self.engine} {self.version}: {_last_line(error)}",
                     fix="run it on an instance with Neuron devices and their driver, or convert again for this engine",
                 ) from None
+
+    def settle(self, loaded: Any, core: Optional[int]) -> str:
+        """Move the weights that lie apart to a core, once; what torch calls that core as a place for tensors.
+
+        A graph whose inputs all lie there leaves its outputs there too (AWS Neuron documentation, Direct HBM Tensor Allocation).
+
+        Raises:
+            SupportError: the runtime refuses.
+        """
+        number = core or 0
+        try:
+            self._module.move_trace_to_device(loaded, number)
+        except _ERRORS as error:
+            raise SupportError(
+                f"Cannot place a compiled graph on core {number}.",
+                why=f"{self.engine} {self.version}: {_last_line(error)}",
+                fix="free device memory: each graph of a model that writes has its own copy of the weights there",
+            ) from None
+        return f"neuron:{number}"
 
     @contextlib.contextmanager
     def _on(self, core: Optional[int]) -> Iterator[None]:

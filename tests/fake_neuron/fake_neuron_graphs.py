@@ -54,7 +54,24 @@ def compiled(model: Any, inputs: Any, cast: str) -> Any:
         f"            raise RuntimeError('input {place}: the graph was compiled for {list(each.shape)} {each.dtype}')\n"
         for place, each in enumerate(given)
     )
-    return _scripted(inner, len(given), f"{checks}        return self.inner({_names(len(given))})\n", _outputs(found))
+    return _scripted(inner, len(given), checks + _placed(len(given), _outputs(found)), _outputs(found))
+
+
+def _placed(inputs: int, outputs: int) -> str:
+    """Outputs stay on the device where all inputs lie there, and on the core of the graph; one that does not brings all back."""
+    there = " and ".join(f"not a{place}.is_cpu" for place in range(inputs))
+    names = ", ".join(f"a{place}.cpu()" for place in range(inputs))
+    moved = ", ".join(f"found[{place}].to(a0.device)" for place in range(outputs)) if outputs else "found.to(a0.device)"
+    return (
+        f"        there = {there}\n"
+        "        core = a0.device.index\n"
+        "        if there and (core is None or core != self.core):\n"
+        "            raise RuntimeError('the graph lies on another core than its inputs, or was not moved to one')\n"
+        f"        found = self.inner({names})\n"
+        "        if there:\n"
+        f"            return {moved}{',' if outputs == 1 else ''}\n"
+        "        return found\n"
+    )
 
 
 def batched(script: Any) -> Any:
@@ -109,9 +126,9 @@ def _scripted(inner: Any, inputs: int, body: str, outputs: int) -> Any:
     _made += 1
     name = f"<fake neuron {os.getpid()}-{_made}>"
     text = (
-        "class Compiled(torch.nn.Module):\n    compiler_type: str\n    outputs: int\n"
+        "class Compiled(torch.nn.Module):\n    compiler_type: str\n    outputs: int\n    core: int\n"
         "    def __init__(self, inner):\n        super().__init__()\n"
-        f"        self.inner, self.compiler_type, self.outputs = inner, 'fake', {outputs}\n"
+        f"        self.inner, self.compiler_type, self.outputs, self.core = inner, 'fake', {outputs}, -1\n"
         f"    def forward(self, {_names(inputs)}):\n{body}"
     )
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)

@@ -18,7 +18,18 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["NAME", "Asked", "Held", "attend", "attending", "held_capacity", "held_positions", "register", "written"]
+__all__ = [
+    "NAME",
+    "Asked",
+    "Held",
+    "attend",
+    "attending",
+    "held_capacity",
+    "held_positions",
+    "register",
+    "writing_in_place",
+    "written",
+]
 
 NAME = "satchel"
 
@@ -192,7 +203,7 @@ def _attention(
     scores = torch.matmul(grouped, keys.transpose(2, 3))
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    places = torch.arange(capacity)
+    places = torch.arange(capacity, device=positions.device)
     seen = places <= positions[:, :, None]
     if window > 0:
         seen = seen & (places > positions[:, :, None] - window)
@@ -274,14 +285,25 @@ def written(past: torch.Tensor, new: torch.Tensor, positions: torch.Tensor) -> t
     torch.export, on the way to LiteRT, has no scatter there: each place looks for its token instead.
     """
     if torch.compiler.is_exporting():
-        offset = torch.arange(past.shape[2]) - positions[:, :1]
+        offset = torch.arange(past.shape[2], device=positions.device) - positions[:, :1]
         here = ((offset >= 0) & (offset < new.shape[2]))[:, None, :, None]
         if new.shape[2] == 1:
             return torch.where(here, new, past)
         index = offset.clamp(0, new.shape[2] - 1)[:, None, :, None].expand(past.shape)
         return torch.where(here, new.gather(2, index), past)
     index = positions[:, None, :, None].expand(new.shape)
-    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # documented, without types
-    if tracing and not torch.onnx.is_in_onnx_export():
-        return past.scatter_(2, index, new)  # TorchScript writes the cache where it lies; only the example is lost
-    return past.scatter(2, index, new)
+    return past.scatter_(2, index, new) if _IN_PLACE else past.scatter(2, index, new)
+
+
+_IN_PLACE: list[bool] = []
+
+
+@contextlib.contextmanager
+def writing_in_place() -> Iterator[None]:
+    """For a graph that writes the cache where it lies, which loses the example's. The compilers of other engines want what comes in
+    and what goes out apart."""
+    _IN_PLACE.append(True)
+    try:
+        yield
+    finally:
+        _IN_PLACE.pop()

@@ -121,7 +121,8 @@ class _States(BaseModelOutput):
 
 def _first_token(inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Of a text that nobody reads: the keys and values of the encoder's states do not depend on it."""
-    return torch.ones(next(iter(inputs.values())).shape[0], 1, dtype=torch.int64)
+    given = next(iter(inputs.values()))
+    return torch.ones(given.shape[0], 1, dtype=torch.int64, device=given.device)
 
 
 class _Read(Exception):  # no error: it ends a call where the decoder begins
@@ -248,7 +249,8 @@ class _Writer(Decoder):
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         held.seen = others.get(_MASK)
         pairs = [(others[cross(i, "key")], others[cross(i, "value")]) for i in range(self.across)]
-        states = torch.zeros(input_ids.shape[0], 1, self.width)  # whose keys are there already
+        # Whose keys are there already.
+        states = torch.zeros(input_ids.shape[0], 1, self.width, device=input_ids.device)
         placed = {_POSITIONS: held.positions} if self.takes_positions and isinstance(held, Held) else {}
         with plain_turn(self.model):
             result: torch.Tensor = self.model(
@@ -308,7 +310,7 @@ def named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dict
     made = {cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
     if mask is None and whole:
         key = pairs[0][0]
-        mask = torch.ones(key.shape[0], key.shape[2])
+        mask = torch.ones(key.shape[0], key.shape[2], device=key.device)
     return made if mask is None else {**made, _MASK: mask.to(torch.int64)}
 
 

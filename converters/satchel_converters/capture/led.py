@@ -18,8 +18,12 @@ __all__ = ["LED"]
 
 
 def _encoder(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> Any:
-    valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask.to(torch.float32)
-    places = torch.arange(input_ids.shape[1])
+    valid = (
+        torch.ones(input_ids.shape, device=input_ids.device)
+        if attention_mask is None
+        else attention_mask.to(torch.float32)
+    )
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
     states = self.layernorm_embedding(self.embed_tokens(input_ids) + self.embed_positions.weight[places])
     for layer in self.layers:
         found = attended_locally(layer.self_attn.longformer_self_attn, states, valid) * valid[:, :, None]

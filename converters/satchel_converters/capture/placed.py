@@ -37,7 +37,7 @@ def _distances(self: Any, query_length: int, key_length: int, *given: Any, **nam
     positions = held_positions()
     if positions is None:
         return type(self).compute_bias(self, query_length, key_length, *given, **named)
-    distances = torch.arange(held_capacity()) - positions[:, :, None]
+    distances = torch.arange(held_capacity(), device=positions.device) - positions[:, :, None]
     buckets = self._relative_position_bucket(
         distances, False, self.relative_attention_num_buckets, self.relative_attention_max_distance
     )

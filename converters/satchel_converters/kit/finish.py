@@ -33,6 +33,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -263,6 +264,44 @@ def compile_graph(
             f"{type(error).__name__}: {lines[0][:300]}",
             "look at the compiler's log (--workdir keeps it), or make the kit with other options",
         ) from None
+
+
+LEAST = 1024  # bytes of a member that is worth a place of its own
+SHARED = "satchel-shared.json"  # as satchel_runtimes/sessions/shared_weights.py reads it
+
+
+def share_weights(files: list[str], weights: str) -> bool:
+    """Take what several saved graphs have alike, member by member, out of them and into one zip; whether there was anything.
+
+    Weights that a graph was compiled without (`inline_weights_to_neff=False`) are members of its file, one for each tensor.
+    """
+    seen: dict[str, int] = {}
+    for file in files:
+        with zipfile.ZipFile(file) as archive:
+            for digest in {digest for _, digest in large_members(archive)}:
+                seen[digest] = seen.get(digest, 0) + 1
+    shared = {digest for digest, count in seen.items() if count > 1}
+    if not shared:
+        return False
+    written: set[str] = set()
+    with zipfile.ZipFile(weights, "w", zipfile.ZIP_STORED) as common:
+        for file in files:
+            with zipfile.ZipFile(file) as archive, zipfile.ZipFile(file + ".part", "w", zipfile.ZIP_STORED) as lean:
+                taken = {name: digest for name, digest in large_members(archive) if digest in shared}
+                for name in archive.namelist():
+                    if name not in taken:
+                        lean.writestr(zipfile.ZipInfo(name), archive.read(name))
+                    elif taken[name] not in written:
+                        common.writestr(zipfile.ZipInfo(taken[name]), archive.read(name))
+                        written.add(taken[name])
+                lean.writestr(zipfile.ZipInfo(SHARED), json.dumps(taken, sort_keys=True))
+            os.replace(file + ".part", file)
+    return True
+
+
+def large_members(archive: zipfile.ZipFile) -> list[tuple[str, str]]:
+    large = [each.filename for each in archive.infolist() if each.file_size >= LEAST]
+    return [(name, hashlib.sha256(archive.read(name)).hexdigest()) for name in large]
 
 
 def script_in(file: str) -> Any:

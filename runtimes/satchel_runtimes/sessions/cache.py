@@ -7,6 +7,7 @@ what a rejected token left is written over by the next one at its place, and not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -81,7 +82,17 @@ def needed(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
     return len(positions), int(positions.max()) + 1
 
 
-def check_room(cache: Cache, tensors: Mapping[str, np.ndarray]) -> None:
+class Room(Protocol):
+    """What every engine's cache can say of itself."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+
+def check_room(cache: Room, tensors: Mapping[str, np.ndarray]) -> None:
     """Raises: UsageError where a call would write beside the cache, which engines do not check."""
     positions = tensors[POSITIONS]
     if positions.max() >= cache.capacity or len(positions) != cache.batch:

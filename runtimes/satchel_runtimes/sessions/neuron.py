@@ -25,6 +25,8 @@ from ..toolchain import need
 from . import Session, SessionOptions, Tensors, Used
 from .buckets import Bucket, BucketSession
 from .code import require_trust
+from .neuron_decoder import NeuronDecoder
+from .shared_weights import whole
 
 __all__ = ["PLACED", "open_folder", "open_session"]
 
@@ -155,16 +157,15 @@ def _placed(
         )
     _refuse_fake(about.get("compiler_type"), port, where)
     visible, places = ALLOCATOR.take(wanted.cores)
+    scripts: list[dict[str, Any]] = []
+    devices: list[str] = []
     try:
-        copies = []
         for place in places or (None,):
-            buckets = []
-            for graph in graphs:
-                found = source(graph.file)
-                loaded = port.load(found if isinstance(found, str) else io.BytesIO(found), place)
+            scripts.append({graph.file: port.load(_file(graph, source, where), place) for graph in graphs})
+            for loaded in scripts[-1].values():
                 _refuse_fake(getattr(loaded, "compiler_type", None), port, where)
-                buckets.append(Bucket(graph.bind, _call(loaded, graph)))
-            copies.append(tuple(buckets))
+            if graphs[0].state:
+                devices += [port.settle(loaded, place) for loaded in scripts[-1].values()][:1]
     except BaseException:
         ALLOCATOR.give_back(places)
         raise
@@ -176,7 +177,17 @@ def _placed(
         "cores": ",".join(str(visible.names[place]) for place in places) or None,
         "compiler": compiler,
     }
+    if graphs[0].state:
+        return NeuronDecoder(graphs, list(zip(devices, scripts)), used, places)
+    copies = [tuple([Bucket(graph.bind, _call(each[graph.file], graph)) for graph in graphs]) for each in scripts]
     return _NeuronSession(graphs[0], copies, used, visible, places)
+
+
+def _file(graph: Graph, source: Callable[[str], Union[str, bytes]], where: str) -> Any:  # Any: what torch loads from
+    found = source(graph.file)
+    if graph.weights is not None:
+        return whole(found, source(graph.weights), where)
+    return found if isinstance(found, str) else io.BytesIO(found)
 
 
 def _refuse_fake(compiler_type: Optional[str], port: NeuronPort, where: str) -> None:

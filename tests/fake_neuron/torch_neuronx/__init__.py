@@ -8,11 +8,12 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import fake_neuron_device  # noqa: F401  # torch knows the device once the package is imported
 from fake_neuron_graphs import batched, compiled, run_compiler
 
 from . import experimental
 
-__all__ = ["SATCHEL_FAKE", "dynamic_batch", "experimental", "trace"]
+__all__ = ["SATCHEL_FAKE", "dynamic_batch", "experimental", "move_trace_to_device", "trace"]
 
 __version__ = "2.9.0.2.11.1+fake"
 SATCHEL_FAKE = True  # the runtime loads fake artifacts where this is, and nowhere else
@@ -40,3 +41,8 @@ def trace(
 
 def dynamic_batch(neuron_script: Any) -> Any:
     return batched(neuron_script)
+
+
+def move_trace_to_device(trace: Any, device_id: int) -> None:
+    """With the weights that `inline_weights_to_neff=False` keeps apart."""
+    trace.core = device_id
