@@ -6,12 +6,14 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests import bundles
+from tests.neuron_machine import FAKES, device_tree, forget
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -80,3 +82,23 @@ def tiny(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config.update(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The fakes where Python finds them, on a machine with two devices of two cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        forget()
+        patch.syspath_prepend(str(FAKES))
+        patch.setenv("SATCHEL_NEURON_ROOT", str(device_tree(tmp_path_factory.mktemp("neuron"), 2, 2)))
+        patch.delenv("NEURON_RT_VISIBLE_CORES", raising=False)
+        patch.delenv("NEURON_RT_NUM_CORES", raising=False)
+        yield FAKES
+    forget()
+
+
+@pytest.fixture
+def no_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine as most are; what it runs in processes of their own finds no fakes."""
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(FAKES)])
+    monkeypatch.delenv("SATCHEL_NEURON_ROOT", raising=False)

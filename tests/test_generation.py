@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import satchel
 from satchel.cli import cli
+from satchel_converters import neuron
 from satchel_converters.capture import capture, load_model
 from satchel_converters.onnx_export import export_component
 from satchel_converters.source import find_source
@@ -383,7 +385,11 @@ class TestRefusals:
         with load(minilm_bundle) as opened, pytest.raises(UsageError, match="does not write text"):
             opened.stream("A")
 
-    def test_formats_without_a_cache_say_so_before_the_work(self, folder: Path, tmp_path: Path) -> None:
+    def test_formats_without_a_cache_say_so_before_the_work(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(neuron, "FORMAT", dataclasses.replace(neuron.FORMAT, caches=False))
+
         with pytest.raises(SupportError, match="keep no cache"):
             satchel.convert(folder / "model", device="inf2", kit=True, out=tmp_path / "out.kit")
 

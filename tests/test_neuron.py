@@ -11,15 +11,15 @@ import importlib
 import importlib.util
 import json
 import shutil
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from tests.conversions import add_earlier, digests, run
+from tests.neuron_machine import FAKES, device_tree, forget
 
 import satchel
 from satchel_converters.format import format_of
@@ -31,46 +31,6 @@ from satchel_runtimes.errors import IntegrityError, SupportError, ToolchainError
 from satchel_runtimes.golden import replay
 from satchel_runtimes.neuron_cores import Allocator, count_cores, parse_cores, visible_cores
 from satchel_runtimes.sessions.neuron import open_folder
-
-FAKES = Path(__file__).parent / "fake_neuron"
-MODULES = ("torch_neuronx", "torch_neuron", "fake_neuron_graphs")
-
-
-def device_tree(root: Path, *cores: int) -> Path:
-    """/dev and sysfs as the vendor's driver lays them out, a number of cores for each device."""
-    for number, count in enumerate(cores):
-        (root / "dev").mkdir(parents=True, exist_ok=True)
-        (root / "dev" / f"neuron{number}").touch()
-        about = root / "sys/devices/virtual/neuron_device" / f"neuron{number}"
-        about.mkdir(parents=True)
-        (about / "core_count").write_text(f"{count}\n")
-    return root
-
-
-def forget(prefixes: tuple[str, ...] = MODULES) -> None:
-    for name in [each for each in sys.modules if each.partition(".")[0] in prefixes]:
-        del sys.modules[name]
-    importlib.invalidate_caches()
-
-
-@pytest.fixture(scope="module")
-def fakes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The fakes where Python finds them, on a machine with two devices of two cores."""
-    with pytest.MonkeyPatch.context() as patch:
-        forget()
-        patch.syspath_prepend(str(FAKES))
-        patch.setenv("SATCHEL_NEURON_ROOT", str(device_tree(tmp_path_factory.mktemp("neuron"), 2, 2)))
-        patch.delenv("NEURON_RT_VISIBLE_CORES", raising=False)
-        patch.delenv("NEURON_RT_NUM_CORES", raising=False)
-        yield FAKES
-    forget()
-
-
-@pytest.fixture
-def no_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine as most are; what it runs in processes of their own finds no fakes."""
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(FAKES)])
-    monkeypatch.delenv("SATCHEL_NEURON_ROOT", raising=False)
 
 
 @pytest.fixture(scope="module")

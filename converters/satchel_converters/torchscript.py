@@ -247,6 +247,7 @@ def error_of(
     shapes: Sequence[tuple[int, int]] | None = None,
     *,
     padded: bool = False,
+    sizes: Mapping[str, int] | None = None,
 ) -> float:
     """`shapes.difference` of what was traced; infinite for a shape that it cannot take at all."""
     import torch
@@ -254,7 +255,7 @@ def error_of(
     call = call_of(module, [each.name for each in component.inputs], [each.name for each in component.outputs])
     try:
         with torch.inference_mode():
-            return difference(component, call, shapes, padded=padded)
+            return difference(component, call, shapes, padded=padded, sizes=sizes)
     except (RuntimeError, IndexError):
         return float("inf")
 

@@ -85,7 +85,7 @@ def _traced(chosen: Format, components: Sequence[Component], plan: Plan, folder:
     from .kit.trace import trace
 
     assert chosen.recipe is not None  # else the options were refused
-    return trace(components, plan.buckets, folder, reader=chosen.recipe(plan, ()).torch)
+    return trace(components, plan, folder, reader=chosen.recipe(plan, ()).torch)
 
 
 def _ask(folder: Path) -> None:

@@ -34,9 +34,10 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+DEVICE = "neuron:0"  # as torch calls the first core
 KIT = "kit.json"
 BUNDLE = "bundle.json"
 
@@ -198,12 +199,12 @@ def compile_graphs(
         os.makedirs(os.path.dirname(target), exist_ok=True)
         # A device that only runs the graphs may lack the compiler, so of the toolchain the module alone must be the same.
         vendor = versions[kit["recipe"]["packages"][0]]
-        basis = [kit["files"][graph["source"]], graph["bind"], kit["recipe"]["arguments"], vendor]
+        basis = [kit["files"][graph["source"]], graph["bind"], arguments_of(kit, graph), vendor]
         about = earlier(target, basis)
         if about is None:
             tell("compile", words)
             started = time.time()
-            example = [inputs[f"{place}/{spec['name']}"] for spec in graph["inputs"]]
+            example = [inputs.get(f"{place}/{spec['name']}", empty(spec, graph)) for spec in graph["inputs"]]
             compiled = compile_graph(kit, graph, os.path.join(folder, graph["source"]), example, module, workdir)
             about = {
                 "file": graph["file"],
@@ -255,7 +256,7 @@ def compile_graph(
         model = Model().eval()
         with torch.no_grad():
             tensors = tuple(torch.from_numpy(each) for each in example)
-            return module.trace(model, tensors, compiler_workdir=work, **kit["recipe"]["arguments"])
+            return module.trace(model, tensors, compiler_workdir=work, **arguments_of(kit, graph))
     except COMPILER_ERRORS as error:
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [""]
         raise Refused(
@@ -264,6 +265,12 @@ def compile_graph(
             f"{type(error).__name__}: {lines[0][:300]}",
             "look at the compiler's log (--workdir keeps it), or make the kit with other options",
         ) from None
+
+
+def arguments_of(kit: dict[str, Any], graph: dict[str, Any]) -> dict[str, Any]:
+    """Of several graphs with a cache the weights are the same, so they stay out of what is compiled."""
+    own: dict[str, Any] = {"inline_weights_to_neff": False} if graph["state"] else {}
+    return {**kit["recipe"]["arguments"], **own}
 
 
 LEAST = 1024  # bytes of a member that is worth a place of its own
@@ -331,7 +338,9 @@ def shape_words(graph: dict[str, Any]) -> str:
 # --- 4. the proof ----------------------------------------------------------------------------------------------------
 
 
-def replay(kit: dict[str, Any], folder: str, workdir: str) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def replay(
+    kit: dict[str, Any], folder: str, module: Any, workdir: str
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The raw outputs of the compiled graphs for every golden row, and the figures that were held against the limits."""
     import numpy as np
     import torch
@@ -341,23 +350,31 @@ def replay(kit: dict[str, Any], folder: str, workdir: str) -> tuple[list[dict[st
     answers, errors, cosines = [], [0.0], []
     where = ""
     tell("verify", f"{len(kit['rows']['about'])} golden rows through the compiled graphs")
-    for place, about in enumerate(kit["rows"]["about"]):
-        graph = smallest(kit, about)
+
+    def run(graph: dict[str, Any], tensors: list[Any]) -> list[Any]:
         if graph["file"] not in loaded:
-            loaded[graph["file"]] = load(os.path.join(workdir, graph["file"]))
-        given = padded(graph, {spec["name"]: rows[f"{place:05}/input/{spec['name']}"] for spec in graph["inputs"]})
+            loaded[graph["file"]] = load(os.path.join(workdir, graph["file"]), module if graph["state"] else None)
         try:
             with torch.no_grad():
-                found = loaded[graph["file"]](*(torch.from_numpy(each) for each in given))
+                found = loaded[graph["file"]](*tensors)
         except RuntimeError as error:
             raise no_device(graph, error) from None
-        found = (found,) if isinstance(found, torch.Tensor) else tuple(found)
+        return [found] if isinstance(found, torch.Tensor) else list(found)
+
+    for place, about in enumerate(kit["rows"]["about"]):
         outputs = {}
-        for spec, value in zip(graph["outputs"], found):
-            whole = value.detach().to(torch.float32).numpy()[0]
-            if "sequence" in spec["shape"][1:]:
-                whole = whole[: about["length"]]
-            outputs[spec["name"]] = thinned(whole, kit["rows"]["most"], 0)
+        if "calls" in about:
+            outputs = {
+                name: thinned(each, kit["rows"]["most"], 0) for name, each in written(kit, place, rows, run).items()
+            }
+        else:
+            graph = smallest(kit, about)
+            given = padded(graph, {spec["name"]: rows[f"{place:05}/input/{spec['name']}"] for spec in graph["inputs"]})
+            for spec, value in zip(graph["outputs"], run(graph, [torch.from_numpy(each) for each in given])):
+                whole = value.detach().to(torch.float32).numpy()[0]
+                if "sequence" in spec["shape"][1:]:
+                    whole = whole[: about["length"]]
+                outputs[spec["name"]] = thinned(whole, kit["rows"]["most"], 0)
         for name, expected in about["outputs"].items():
             theirs = rows[f"{place:05}/values/{name}"]
             distance, cosine = compare(outputs.get(name), expected, theirs, rows.get(f"{place:05}/positions/{name}"))
@@ -375,9 +392,56 @@ def replay(kit: dict[str, Any], folder: str, workdir: str) -> tuple[list[dict[st
     return answers, figures
 
 
-def load(file: str) -> Any:
+def written(kit: dict[str, Any], place: int, rows: dict[str, Any], run: Callable[..., list[Any]]) -> dict[str, Any]:
+    """What a model that writes answers to a row: each call goes on with the cache that the call before it left on the device."""
+    import numpy as np
+    import torch
+
+    past: dict[str, Any] = {}
+    known: dict[str, Any] = {}  # what an encoder's graph answered
+    kept: dict[str, list[Any]] = {name: [] for name in kit["rows"]["about"][place]["outputs"]}
+    for number, call in enumerate(kit["rows"]["about"][place]["calls"]):
+        graph = kit["graphs"][call["graph"]]
+        tensors = []
+        for spec in graph["inputs"]:
+            name = spec["name"]
+            if name in past and list(past[name].shape) == list(empty(spec, graph).shape):
+                tensors.append(past[name])
+                continue
+            whole = rows.get(f"{place:05}/call/{number}/{name}")
+            if whole is None:  # of a cache, what a smaller graph left; there is none before the first call
+                whole = empty(spec, graph)
+                before = past[name].cpu().numpy() if name in past else known.get(name, whole)
+                whole[tuple(slice(0, size) for size in before.shape)] = before
+            tensor = torch.from_numpy(whole)
+            tensors.append(tensor.to(DEVICE) if graph["state"] else tensor)
+        found = dict(zip([spec["name"] for spec in graph["outputs"]], run(graph, tensors)))
+        if not graph["state"]:
+            known.update({name: value.detach().numpy() for name, value in found.items()})
+            continue
+        past = {name: found[output] for name, output in graph["state"].items()}
+        if any(str(each.device) != DEVICE for each in past.values()):
+            raise no_device(graph, RuntimeError("its cache came back to the host, where all inputs lay on the device"))
+        if call["answers"]:
+            for name, parts in kept.items():
+                parts.append(found[name].cpu().to(torch.float32).numpy()[0, 0])
+    return {name: np.stack(each) for name, each in kept.items()}
+
+
+def empty(spec: dict[str, Any], graph: dict[str, Any]) -> Any:
+    import numpy as np
+
+    shape = [graph["bind"].get(axis, 1) if isinstance(axis, str) else axis for axis in spec["shape"]]
+    return np.full(shape, spec["padding"] or 0, dtype=spec["dtype"])
+
+
+def load(file: str, module: Any = None) -> Any:
+    """A saved graph; one with a cache is moved to the device with its weights, for which it takes the vendor's module."""
     try:
-        return script_in(file)
+        script = script_in(file)
+        if module is not None:
+            module.move_trace_to_device(script, 0)
+        return script
     except (RuntimeError, ValueError) as error:
         raise no_device({"file": os.path.basename(file)}, error) from None
 
@@ -401,12 +465,9 @@ def smallest(kit: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
 
 def padded(graph: dict[str, Any], row: dict[str, Any]) -> list[Any]:
     """A row in the compiled shape, filled up with each input's padding value."""
-    import numpy as np
-
     tensors = []
     for spec in graph["inputs"]:
-        shape = [graph["bind"].get(axis, 1) if isinstance(axis, str) else axis for axis in spec["shape"]]
-        whole = np.full(shape, spec["padding"] or 0, dtype=spec["dtype"])
+        whole = empty(spec, graph)
         value = row[spec["name"]]
         whole[(slice(None),) + tuple(slice(0, size) for size in value.shape)] = value
         tensors.append(whole)
@@ -539,6 +600,7 @@ def write_bundle(
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copyfile(os.path.join(workdir, *graph["file"].split("/")), target)
     manifest = dict(kit["manifest"])
+    manifest["graphs"] = share_by_component(manifest["graphs"], stage)
     with open(os.path.join(stage, *manifest["golden"]["artifact"].split("/")), "wb") as file:
         file.write(artifact_records(kit, answers))
     with open(os.path.join(stage, "config.json"), encoding="utf-8") as opened:
@@ -568,6 +630,19 @@ def write_bundle(
         },
     }
     write_json(os.path.join(stage, BUNDLE), manifest)
+
+
+def share_by_component(graphs: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    """The graphs of the manifest, after those with a cache have their weights in one file beside them."""
+    made = [dict(graph) for graph in graphs]
+    for component in sorted({graph["component"] for graph in made if graph["state"]}):
+        own = [graph for graph in made if graph["component"] == component]
+        weights = component + "/weights.zip"
+        files = [os.path.join(stage, *graph["file"].split("/")) for graph in own]
+        if share_weights(files, os.path.join(stage, *weights.split("/"))):
+            for graph in own:
+                graph["weights"] = weights
+    return made
 
 
 def versions_words(versions: dict[str, str]) -> str:
@@ -663,7 +738,7 @@ def finish(folder: str, out: str | None, workdir: str | None, replace: bool, com
         report["graphs"] = [{k: v for k, v in each.items() if k != "basis"} for each in graphs]
         if compile_only:
             return report
-        answers, figures = replay(kit, folder, work)
+        answers, figures = replay(kit, folder, module, work)
         tell("write", out)
         write_bundle(kit, folder, work, stage, answers, figures, graphs[0]["toolchain"])
         publish(stage, out, replace)

@@ -1,11 +1,12 @@
 """The golden rows of a kit: encoded inputs, and what the model's raw outputs are, so that no tokenizer is needed to judge.
 
 `rows.safetensors` has one tensor per value, named `row/input/name`, `row/values/name` and, where only a part of an output
-travels, `row/positions/name`.
+travels, `row/positions/name`. A row of a model that writes is several calls, whose inputs are `row/call/number/name`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from satchel_runtimes.tasks import Row
 from satchel_runtimes.tensors import pack_tensors
 
 from ..stage import REFERENCE_FULL, Stage, open_tasks
+from .calls import read_calls
 
 __all__ = ["GoldenRows", "examples", "golden_rows"]
 
@@ -40,7 +42,7 @@ def golden_rows(stage: Stage) -> GoldenRows:
     rows: list[Row] = []
     about: list[dict[str, Any]] = []
     samples: list[tuple[int, ...]] = []
-    tensors: dict[str, np.ndarray] = {}
+    calls, tensors = read_calls(stage.folder)
     for item, records in zip(stage.items, reference, strict=True):
         task = tasks[item.task]
         mine = []
@@ -51,7 +53,8 @@ def golden_rows(stage: Stage) -> GoldenRows:
                 continue
             at = f"{len(rows):05}"
             rows.append(row)
-            tensors.update({f"{at}/input/{name}": value for name, value in row.tensors.items()})
+            if not calls:
+                tensors.update({f"{at}/input/{name}": value for name, value in row.tensors.items()})
             prefix = f"{place}/raw/"
             raw = {name.removeprefix(prefix): each for name, each in records.items() if name.startswith(prefix)}
             for name, each in raw.items():
@@ -60,15 +63,20 @@ def golden_rows(stage: Stage) -> GoldenRows:
                     tensors[f"{at}/positions/{name}"] = each.positions.astype(np.int32)
             outputs = {name: {"shape": list(each.shape), "peak": each.peak} for name, each in raw.items()}
             about.append({"component": row.component, "length": row.length, "outputs": outputs})
+            if calls:
+                about[-1]["calls"] = calls[mine[-1]]
         samples.append(tuple(mine))
     return GoldenRows(tuple(rows), tuple(about), tuple(samples), pack_tensors(tensors))
 
 
 def examples(graphs: Sequence[Graph], rows: GoldenRows) -> bytes:
-    """Inputs to trace each graph with, named `place/name`: the longest golden row that it holds, padded to its shape."""
+    """Inputs to trace each graph with, named `place/name`: the longest golden row that it holds, padded to its shape. A graph with a
+    cache has none: it computes the same whatever it is given."""
     tensors = {}
     for place, graph in enumerate(graphs):
-        length = graph.bind["sequence"]
+        if graph.state:
+            continue
+        length = graph.bind.get("sequence", sys.maxsize)
         fitting = [
             row
             for row, about in zip(rows.rows, rows.about, strict=True)

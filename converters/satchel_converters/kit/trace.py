@@ -14,14 +14,15 @@ from satchel_runtimes.errors import ParityError, SupportError
 from satchel_runtimes.golden import GoldenItem, judge_tasks, records_of, run_items
 from satchel_runtimes.manifest import Graph
 from satchel_runtimes.parity import CLASSES
-from satchel_runtimes.sessions.buckets import Bucket, BucketSession
+from satchel_runtimes.sessions.cache import CAPACITY
 from satchel_runtimes.tasks import Task
 
 from ..component import Component, specs
-from ..format import Artifact
-from ..shapes import resized, token_shapes
+from ..format import Artifact, Plan
+from ..shapes import fixed_shapes, others_of, resized
 from ..torchscript import call_of, error_of, save_trace
 from ..torchscript import trace as traced
+from .calls import recorded_sessions, unique_rows, write_calls
 
 __all__ = ["replay", "trace", "unknown_operators"]
 
@@ -29,8 +30,8 @@ _TOLERANCE = 1e-4  # as in onnx_export
 _jit: Any = torch.jit  # Any: torch does not type its scripts
 
 
-def trace(components: Sequence[Component], buckets: Sequence[int], out: Path, *, reader: str | None) -> Artifact:
-    """Trace each component once for all lengths, or once per length where one trace does not serve them all.
+def trace(components: Sequence[Component], plan: Plan, out: Path, *, reader: str | None) -> Artifact:
+    """Trace each component once for all its sizes, or once for each where one trace does not serve them all.
 
     Args:
         reader: the release of torch that must read the files, where it is older than this one.
@@ -39,8 +40,7 @@ def trace(components: Sequence[Component], buckets: Sequence[int], out: Path, *,
         SupportError: the model cannot be traced, or its trace is wrong or not readable there.
     """
     graphs: list[Graph] = []
-    for component in components:
-        shapes = token_shapes(component, buckets)
+    for component, shapes in fixed_shapes(components, plan):
         whole = traced(component, component.example)
         if max(_error(component, whole, shape) for shape in shapes) <= _TOLERANCE:
             files = [_save(whole, out / f"{component.name}.pt", reader)] * len(shapes)
@@ -48,18 +48,22 @@ def trace(components: Sequence[Component], buckets: Sequence[int], out: Path, *,
             files = []
             for shape in shapes:
                 length = shape.get("sequence", 1)
-                fixed = traced(component, resized(component, 1, length, padded=True))
+                example = resized(component, 1, length, padded=True, sizes=others_of(component, shape))
+                fixed = traced(component, example)
                 _refuse_wrong(component, length, _error(component, fixed, shape))
-                files.append(_save(fixed, out / f"{component.name}_sequence_{length}.pt", reader))
+                capacity = f"_capacity_{shape[CAPACITY]}" if CAPACITY in shape else ""
+                files.append(_save(fixed, out / f"{component.name}{capacity}_sequence_{length}.pt", reader))
         inputs, outputs = specs(component.inputs), specs(component.outputs)
         graphs += [
-            Graph(component.name, file, inputs, outputs, bind=shape) for file, shape in zip(files, shapes, strict=True)
+            Graph(component.name, file, inputs, outputs, bind=shape, state=dict(component.state))
+            for file, shape in zip(files, shapes, strict=True)
         ]
     return Artifact(out, tuple(graphs), tuple(dict.fromkeys(graph.file for graph in graphs)))
 
 
 def _error(component: Component, whole: Any, shape: Mapping[str, int]) -> float:  # Any: a script
-    return error_of(component, whole, ((1, shape.get("sequence", 1)),), padded=True)
+    checked, sizes = ((1, shape.get("sequence", 1)),), others_of(component, shape)
+    return error_of(component, whole, checked, padded=True, sizes=sizes)
 
 
 def _refuse_wrong(component: Component, length: int, error: float) -> None:
@@ -103,18 +107,18 @@ def replay(
     items: Sequence[GoldenItem],
     answers: Sequence[Mapping[str, np.ndarray]],
 ) -> dict[str, dict[str, float]]:
-    """The golden samples through the saved traces, padded as the compiled graphs will be: the figures of each task.
+    """The golden samples through the saved traces, padded as the compiled graphs will be: the figures of each task. What a model that
+    writes is called with is noted in the stage.
 
     Raises:
         ParityError: a trace answers otherwise than the model, or the model's own answers can prove nothing.
     """
-    sessions = {}
-    for component in dict.fromkeys(graph.component for graph in twin.graphs):
-        graphs = [graph for graph in twin.graphs if graph.component == component]
-        names = [spec.name for spec in graphs[0].inputs], [spec.name for spec in graphs[0].outputs]
-        traces = {file: _jit.load(str(twin.folder / file)) for file in {graph.file for graph in graphs}}
-        buckets = tuple(Bucket(graph.bind, call_of(traces[graph.file], *names)) for graph in graphs)
-        sessions[component] = BucketSession(graphs[0], buckets, lambda: {"engine": f"torch {torch.__version__}"})
+    traces = {file: _jit.load(str(twin.folder / file)) for file in twin.files}
+    calls = {}
+    for place, graph in enumerate(twin.graphs):
+        names = [spec.name for spec in graph.inputs], [spec.name for spec in graph.outputs]
+        calls[place] = call_of(traces[graph.file], *names)
+    sessions, log = recorded_sessions(twin.graphs, calls)
     whole = records_of(tasks, items, answers, keep=max(array.size for each in answers for array in each.values()))
     found = judge_tasks(items, whole, run_items(tasks, sessions, items), CLASSES["fp32"])
     for task, parity in found.items():
@@ -124,4 +128,6 @@ def replay(
                 why=f"{parity.why} ({parity.where})",
                 fix="report this architecture; no kit was written",
             )
+    if any(graph.state for graph in twin.graphs):
+        write_calls(twin.folder, unique_rows(tasks, items), sessions, log)
     return {task: dict(parity.figures) for task, parity in found.items()}
