@@ -9,6 +9,8 @@ import importlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,8 +20,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from benchmarks.matrix.row import Row
+from benchmarks.matrix.rows.generators import ROWS as GENERATORS
 from benchmarks.matrix.rows.generators import decoder
+from benchmarks.matrix.rows.writers import ROWS
 from tests.conversions import run
+from tests.neuron_machine import FAKES
 
 import satchel
 from satchel_converters.format import format_of
@@ -27,6 +33,7 @@ from satchel_device_profiles import load_profile
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SupportError, UsageError
+from satchel_runtimes.golden import replay
 
 WORDS = "A small model that answers quickly is often better than a large one that does not. "
 # Shorter than a piece of a prompt, of a piece and a rest, and of more than the first cache holds.
