@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 import satchel
 from satchel_converters import onnx as onnx_format
 from satchel_converters.format import Artifact, Plan
-from satchel_converters.onnx_smooth import observe, round_int4, round_int8, smooth
+from satchel_converters.onnx_rounding import round_int4, round_int8
+from satchel_converters.onnx_smooth import observe, smooth
 from satchel_converters.sensitivity import scan_layers
 from satchel_device_profiles import load_profile
 from satchel_runtimes.errors import UsageError

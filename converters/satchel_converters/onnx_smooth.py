@@ -1,16 +1,15 @@
 """Makes the matrix products of an ONNX graph easier to quantize, from what flows into them on calibration samples.
 
-Two steps, both before the quantizer and both without a change of what the float graph computes, beyond the rounding. `smooth` moves
-the range of loud activation channels into the weights (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438): one multiplication per
-place. `round_int8` and `round_int4` choose the rounding of the weights so that the products keep their values, instead of each
-weight its own (GPTQ, Frantar et al. 2022, arXiv 2210.17323).
+`smooth` moves the range of loud activation channels into the weights (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438): one
+multiplication per place, before the quantizer and without a change of what the float graph computes. The rounding that follows
+is in `onnx_rounding.py`.
 
-On MiniLM in int8-dynamic, over 200 texts: cosine 0.9936 (least 0.975) plain, 0.997 with the first step, 0.998 (0.993) with both.
+On MiniLM in int8-dynamic, over 200 texts: cosine 0.9936 (least 0.975) plain, 0.997 smoothed, 0.998 (0.993) with both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,15 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-__all__ = ["Place", "observe", "open_model", "round_int4", "round_int8", "smooth", "weighted"]
+__all__ = ["Place", "Samples", "array_of", "observe", "open_model", "replace_weights", "smooth", "weighted"]
 
 Samples = Sequence[Mapping[str, np.ndarray]]
 
 _SHARE = 0.75  # of a channel's range that moves into the weights; 0.65 to 0.8 measured alike, 0.5 and 0.9 worse
 _PAYS = 2.0  # by how much the range must fall before it is worth a multiplication: at 1.5 all 24 places of MiniLM, no nearer and 2 % slower
-_DAMPING = 0.1  # of the mean diagonal; 0.01 fits 30 samples too closely: least cosine 0.965 on others, against 0.994
 _WIDEST = 6144  # inputs of a matrix; beyond it the inverse of their moments takes longer than it is worth
-_COLUMNS = 4096  # rounded at once; a language model's last matrix has 50,000
 _MOMENTS_BYTES = 512 * 2**20  # kept at a time
 _ROWS = 1024  # multiplied at once: a product for each sample would spend its time on adding up the results
-_SMALL = 128  # rows of a matrix that LAPACK factors and inverts as it is
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,14 @@ def open_model(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.Inferenc
         return ort.InferenceSession(f"{folder}/model.onnx", options, providers=providers)
 
 
-def observe(model: onnx.ModelProto, samples: Samples) -> tuple[Place, ...]:
-    """Run the samples through the float graph and keep what each place needs, a part of the places at a time."""
+def observe(model: onnx.ModelProto, samples: Samples, kept: Collection[str] = ()) -> tuple[Place, ...]:
+    """Run the samples through the float graph and keep what each place needs, a part of the places at a time. Nodes that are
+    `kept` as they are need nothing."""
     nodes: dict[str, list[str]] = {}
     for name, node in weighted(model).items():
-        nodes.setdefault(node.input[0], []).append(name)
-    widths = {each.input[0]: _array(model, each.input[1]).shape[0] for each in weighted(model).values()}
+        if name not in kept:
+            nodes.setdefault(node.input[0], []).append(name)
+    widths = {each.input[0]: array_of(model, each.input[1]).shape[0] for each in weighted(model).values()}
     found: list[Place] = []
     part: list[str] = []
     for tensor in nodes:
@@ -139,7 +137,7 @@ def smooth(model: onnx.ModelProto, places: Sequence[Place]) -> tuple[Place, ...]
     at = weighted(model)
     after = []
     for place in places:
-        rows = np.max([np.abs(_array(model, at[name].input[1])).max(axis=1) for name in place.nodes], axis=0)
+        rows = np.max([np.abs(array_of(model, at[name].input[1])).max(axis=1) for name in place.nodes], axis=0)
         tiny = np.finfo(np.float32).tiny ** 0.25
         scale = np.maximum(place.peak, tiny) ** _SHARE / np.maximum(rows, tiny) ** (1 - _SHARE)
         scale = np.maximum(scale / np.median(scale), 1).astype(np.float32)
@@ -149,7 +147,7 @@ def smooth(model: onnx.ModelProto, places: Sequence[Place]) -> tuple[Place, ...]
         tensor = f"{place.tensor}.smooth"
         first = min(i for i, node in enumerate(model.graph.node) if node.name in place.nodes)
         for name in place.nodes:
-            _replace(model, name, _array(model, at[name].input[1]) * scale[:, None])
+            replace_weights(model, name, array_of(model, at[name].input[1]) * scale[:, None])
             at[name].input[0] = tensor
         model.graph.initializer.append(numpy_helper.from_array(1 / scale, f"{tensor}.scale"))
         node = helper.make_node("Mul", [place.tensor, f"{tensor}.scale"], [tensor], name=tensor)
@@ -160,118 +158,14 @@ def smooth(model: onnx.ModelProto, places: Sequence[Place]) -> tuple[Place, ...]
     return tuple(after)
 
 
-def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> None:
-    """Put the weights on the grid that a symmetric quantizer with a scale per column will find again."""
-    for names, weights, moments in _matrices(model, places):
-        scale = np.maximum(np.abs(weights).max(axis=0) / levels, np.finfo(np.float32).tiny)
-        order = np.argsort(-np.diag(moments), kind="stable")  # loud channels first, the others make up for them
-        grid = _Grid(scale, np.float32(0), -levels, levels)
-        rounded = np.empty_like(weights)
-        rounded[order] = _rounded(weights[order], moments[order][:, order], 128, _always(grid))
-        # The largest of a column defines its scale, so it stays as it is.
-        largest = np.abs(weights).argmax(axis=0), np.arange(weights.shape[1])
-        rounded[largest] = weights[largest]
-        _replace_all(model, names, rounded)
-
-
-def round_int4(model: onnx.ModelProto, places: Sequence[Place], block: int) -> None:
-    """The same on 16 levels, with a scale and a zero point for each block of rows of a column."""
-
-    def grid(part: np.ndarray) -> _Grid:
-        low, high = np.minimum(part.min(axis=0), 0), np.maximum(part.max(axis=0), 0)
-        scale = np.maximum((high - low) / 15, np.finfo(np.float32).tiny)
-        return _Grid(scale, np.rint(-low / scale), 0, 15)
-
-    for names, weights, moments in _matrices(model, places):
-        _replace_all(model, names, _rounded(weights, moments, block, grid))
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """What a quantizer rounds to: a scale and zero point per column, and the first and last level."""
-
-    scale: np.ndarray
-    zero: np.ndarray | np.float32
-    low: int
-    high: int
-
-    def nearest(self, row: np.ndarray) -> np.ndarray:
-        levels = np.clip(np.rint(row / self.scale) + self.zero, self.low, self.high)
-        near: np.ndarray = (levels - self.zero) * self.scale
-        return near
-
-
-def _matrices(
-    model: onnx.ModelProto, places: Sequence[Place]
-) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
-    """The matrices of each place side by side: what takes long depends on their input alone."""
-    at = weighted(model)
-    for place in places:
-        if place.moments is not None:
-            yield place.nodes, np.concatenate([_array(model, at[n].input[1]) for n in place.nodes], 1), place.moments
-
-
-def _always(grid: _Grid) -> Callable[[np.ndarray], _Grid]:
-    return lambda part: grid
-
-
-def _rounded(
-    weights: np.ndarray, moments: np.ndarray, block: int, grid_of: Callable[[np.ndarray], _Grid]
-) -> np.ndarray:
-    """Round row after row, each time moving the rows that follow so that they make up for its error."""
-    count, columns = weights.shape
-    damped = moments / max(float(np.mean(np.diag(moments))), np.finfo(np.float32).tiny)
-    damped[np.diag_indices(count)] += _DAMPING  # enough for float32, which takes half the time
-    # The upper factor of the inverse: that of the moments in reverse order, inverted, in order again.
-    follow = _inverse_factor(damped[::-1, ::-1])[::-1, ::-1]
-    result = np.empty_like(weights)
-    for column in range(0, columns, _COLUMNS):
-        left = weights[:, column : column + _COLUMNS].copy()
-        for start in range(0, count, block):
-            end = min(start + block, count)
-            grid = grid_of(left[start:end])
-            errors = np.empty_like(left[start:end])
-            for row in range(start, end):
-                near = grid.nearest(left[row])
-                errors[row - start] = (left[row] - near) / follow[row, row]
-                result[row, column : column + _COLUMNS] = near
-                left[row + 1 : end] -= follow[row, row + 1 : end, None] * errors[row - start]
-            left[end:] -= follow[start:end, end:].T @ errors
-    return result
-
-
-def _inverse_factor(matrix: np.ndarray) -> np.ndarray:
-    """The inverse of the lower Cholesky factor, by halves: nearly all of it is products, which take a tenth of the time of
-    numpy's inverse, whose method does not know that half of the factor is zero."""
-    count = len(matrix)
-    if count <= _SMALL:
-        small: np.ndarray = np.linalg.inv(np.linalg.cholesky(matrix))
-        return small
-    half = count // 2
-    upper = _inverse_factor(matrix[:half, :half])
-    beside = matrix[half:, :half] @ upper.T
-    lower = _inverse_factor(matrix[half:, half:] - beside @ beside.T)
-    whole = np.zeros_like(matrix)
-    whole[:half, :half], whole[half:, half:] = upper, lower
-    whole[half:, :half] = -lower @ (beside @ upper)
-    return whole
-
-
-def _array(model: onnx.ModelProto, name: str) -> np.ndarray:
+def array_of(model: onnx.ModelProto, name: str) -> np.ndarray:
     from onnx import numpy_helper
 
     array: np.ndarray = numpy_helper.to_array(next(each for each in model.graph.initializer if each.name == name))
     return array
 
 
-def _replace_all(model: onnx.ModelProto, names: Sequence[str], weights: np.ndarray) -> None:
-    at = weighted(model)
-    ends = np.cumsum([_array(model, at[name].input[1]).shape[1] for name in names])
-    for name, own in zip(names, np.split(weights, ends[:-1], axis=1), strict=True):
-        _replace(model, name, own)
-
-
-def _replace(model: onnx.ModelProto, name: str, weights: np.ndarray) -> None:
+def replace_weights(model: onnx.ModelProto, name: str, weights: np.ndarray) -> None:
     """Give a node other weights; its own, where it shared them."""
     from onnx import numpy_helper
 
