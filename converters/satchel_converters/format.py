@@ -14,6 +14,7 @@ import numpy as np
 
 from satchel_runtimes.errors import SupportError, unknown_name
 from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.sessions import Session
 from satchel_runtimes.toolchain import satisfies
 
 from .component import Component
@@ -125,6 +126,8 @@ class Format:
     apply: Callable[[Artifact, Plan, Path, Calibration, Tell], Artifact]
     # What a kit for another machine holds, from the plan and the traced graphs; None: all is done here, so no kits.
     recipe: Callable[[Plan, Sequence[Graph]], Recipe] | None = None
+    # Runs one of the twin's graphs where it was made; None: no scheme is calibrated on what the model itself writes.
+    run: Callable[[Artifact, Graph], Session] | None = None
     # Of an SDK that its vendor distributes, by the engine of the profile: what to import, and how to get it.
     compilers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     install: Mapping[str, str] = field(default_factory=dict)

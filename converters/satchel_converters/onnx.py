@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.sessions import Session
+from satchel_runtimes.sessions.onnx import session_of
 from satchel_runtimes.toolchain import need
 
 from .component import Component, specs
@@ -154,8 +156,9 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell:
     graphs: list[Graph] = []
     notes: dict[str, Any] = {}  # Any: JSON
     for graph in twin.graphs:
-        model = onnx.load(twin.folder / graph.file)
+        # Before the graph: a language model writes them, and is in memory while it does.
         samples = tuple(calibration(graph.component)) if plan.scheme.calibrated else ()
+        model = onnx.load(twin.folder / graph.file)
         wanted = Wanted(plan, samples, graph.component, tell)
         model = quantize(model, wanted)
         notes |= {
@@ -168,6 +171,15 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell:
     return Artifact(
         out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name), notes=notes
     )
+
+
+def run(twin: Artifact, graph: Graph) -> Session:
+    """A graph of the twin, on one thread: what it writes must not depend on how many there are."""
+    engine = need("onnxruntime", extra="convert", to="run the exported graph", of="satchel")
+    options = engine.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    opened = engine.InferenceSession(str(twin.folder / graph.file), options, providers=["CPUExecutionProvider"])
+    return session_of(graph, opened, 1)
 
 
 def _save(model: onnx.ModelProto, graph: Graph, out: Path) -> Graph:
@@ -201,5 +213,6 @@ FORMAT = Format(
     plan=plan,
     export=export,
     apply=apply,
+    run=run,
     about="ONNX for onnxruntime on any CPU, in the browser and on phones",
 )

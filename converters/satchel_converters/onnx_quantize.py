@@ -144,6 +144,8 @@ def _int4_weights(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     heads = _vocabulary_heads(model)
     if wanted.samples:
         _check_samples(wanted)
+        tokens = sum(next(iter(each.values())).shape[1] for each in wanted.samples)
+        wanted.notes["calibration"] = f"{len(wanted.samples)} samples of {tokens} positions in all"
         round_int4(model, observe(model, wanted.samples, kept=heads), _BLOCK4)
     made = _blocks(model, 4, kept=heads)
     return _blocks(made, 8) if heads else made

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ import numpy as np
 
 from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.manifest import Graph, TaskEntry, from_plain, to_plain
+from satchel_runtimes.sessions import Session
 from satchel_runtimes.tasks import Task, open_task
+from satchel_runtimes.tasks.text_generation import TextGeneration
 
 from .format import Artifact, Calibration, Plan
 from .process import HERE, Room, Tell, run_process
 from .source import SourceModel
+from .written import own_words
 
 __all__ = [
     "Job",
@@ -35,6 +38,8 @@ __all__ = [
 JOB, STAGE = "job.json", "stage.json"
 REFERENCE_FULL, REFERENCE_GOLDEN, INPUTS = "reference.safetensors", "reference-golden.safetensors", "inputs.json"
 CALIBRATION = "calibration.json"
+
+Run = Callable[[Artifact, Graph], Session]  # as a format has it
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,9 @@ class Stage:
     def folder(self) -> Path:
         return self.twin.folder
 
-    def calibration(self, own: Sequence[Any] | None) -> Calibration:  # Any: what the main task takes
-        """A user's inputs for the main task, or the built-in ones, encoded as a device will encode them."""
+    def calibration(self, own: Sequence[Any] | None, run: Run | None = None) -> Calibration:  # Any: what the main task takes
+        """A user's inputs for the main task, or the built-in ones, encoded as a device will encode them. Where `run` opens a
+        graph, a language model goes on with the built-in ones (`own_words`)."""
 
         def of(component: str) -> Iterator[Mapping[str, np.ndarray]]:
             task = open_tasks(self.entries, self.folder)[self.entries[0].name]
@@ -73,10 +79,12 @@ class Stage:
             if own is not None:
                 items = tuple(GoldenItem(task.name, each, {}) for each in own)
             graph = next(each for each in self.twin.graphs if each.component == component)
-            for item in items:
-                for row in task.encode(item.input, task.check_options(item.options)):
-                    if row.component == component:
-                        yield task.given(row, graph)
+            rows = [row for each in items for row in task.encode(each.input, task.check_options(each.options))]
+            rows = [row for row in rows if row.component == component]
+            if run is not None and own is None and type(task) is TextGeneration and rows:  # none that sees too
+                rows = own_words(task, run(self.twin, graph), rows)
+            for row in rows:
+                yield task.given(row, graph)
 
         return of
 

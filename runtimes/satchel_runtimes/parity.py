@@ -189,6 +189,7 @@ def judge(
     kinds = (VECTOR, DISTRIBUTION, NEXT, INDEPENDENT, LOSS, NUMBER, RAW)
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     changed: list[bool] = []
+    before: list[float] = []  # of each text, what the reference lost per token
     spread = _spread(reference)
     flips: list[str] = []
     worst: dict[str, tuple[float, str]] = {}
@@ -212,7 +213,9 @@ def judge(
                 changed += _changed(expected, actual, limits.margin)
             elif _flipped(expected, actual, limits.margin):
                 flips.append(where)
-    return _verdict(found, flips, changed, worst, limits, len(reference))
+            if expected.kind == LOSS:
+                before.append(float(expected.values.mean()) if expected.values.size else 0.0)
+    return _verdict(found, flips, changed, before, worst, limits, len(reference))
 
 
 def _thinned(records: Sample) -> bool:
@@ -230,6 +233,7 @@ def _verdict(
     found: Mapping[str, Sequence[float]],
     flips: Sequence[str],
     changed: Sequence[bool],
+    before: Sequence[float],
     worst: Mapping[str, tuple[float, str]],
     limits: Limits,
     samples: int,
@@ -268,6 +272,8 @@ def _verdict(
         hold("next_tokens_changed", float(np.mean(changed or [False])), limits.next_tokens_changed, NEXT)
     if found[LOSS]:
         hold("perplexity_rise", float(np.expm1(np.mean(found[LOSS]))), limits.perplexity_rise, LOSS)
+        figures["perplexity_reference"] = float(np.exp(np.mean(before)))
+        figures["perplexity"] = float(np.exp(np.mean(before) + np.mean(found[LOSS])))
     if found[NUMBER]:
         hold("number_error", float(np.max(found[NUMBER])), limits.number_error, NUMBER)
     if found[RAW]:

@@ -71,7 +71,7 @@ def attempt(prepared: Prepared, candidate: Candidate, stages: Stages, folder: Pa
     try:
         stage = stages.of(plan)
         reporter.tell("quantize" if candidate.scheme != "fp32" else "write", f"{candidate.format} {candidate.scheme}")
-        calibration = stage.calibration(prepared.calibration)
+        calibration = stage.calibration(prepared.calibration, format_of(plan.format).run)
         artifact = apply_scheme(
             stage.twin, plan, folder, calibration, room=candidate.room, tell=reporter.tell, cancel=reporter.cancel
         )

@@ -126,6 +126,9 @@ def _parity(evidence: Evidence, budget: Budget) -> Verdict:
     value = parity.figures[name]
     said = "at least" if name.startswith("cosine") else "at most"
     why = f"{task}: {name.replace('_', ' ')} {value:.4g}, {said} {limit:g} allowed; {parity.samples} samples, also in batches"
+    if "perplexity" in parity.figures:
+        why += f"; perplexity {parity.figures['perplexity']:.4g}, the model's own {parity.figures['perplexity_reference']:.4g}"
+        why += f" ({parity.figures['perplexity_rise']:+.1%})"
     return Verdict("parity", PASSED, why, value, limit, name, evidence.here)
 
 

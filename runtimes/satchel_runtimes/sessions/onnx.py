@@ -18,7 +18,7 @@ from .cache import Cache, check_room, needed
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["SESSION_OPTIONS", "open_session"]
+__all__ = ["SESSION_OPTIONS", "open_session", "session_of"]
 
 # A bundle may set these and nothing else: each changes speed or memory, none reads a file or loads a library.
 # Keys as in onnxruntime_session_options_config_keys.h.
@@ -147,8 +147,13 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
                 fix="update onnxruntime on this device, or convert for a profile with this engine version",
             ) from None
     _check_names(bundle, graph, opened)
-    used = {"engine": f"onnxruntime {engine.__version__}", "threads": wanted.threads, "delegate": None}
-    return _OnnxSession(graph, opened, used)
+    return session_of(graph, opened, wanted.threads)
+
+
+def session_of(graph: Graph, opened: onnxruntime.InferenceSession, threads: Optional[int] = None) -> Session:
+    """A graph that the engine has opened already, from wherever it came."""
+    version = need("onnxruntime", extra="onnx", to=f"run {graph.file}").__version__
+    return _OnnxSession(graph, opened, {"engine": f"onnxruntime {version}", "threads": threads, "delegate": None})
 
 
 def _load_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module

@@ -1,0 +1,72 @@
+"""Language models in four bits: calibrated on what they write themselves, and judged by the perplexity of texts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from benchmarks.matrix.rows.generators import decoder
+
+import satchel
+from satchel_converters.written import own_words
+from satchel_runtimes import Predictor, load
+from satchel_runtimes.errors import ParityError
+from satchel_runtimes.tasks.text_generation import TextGeneration
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("four") / "model"
+    torch.manual_seed(0)
+    decoder("llama", made, max_position_embeddings=96)
+    return made
+
+
+def made(model: Path, out: Path, scheme: str) -> Path:
+    return satchel.convert(
+        model, device="generic-x86-64", format="onnx", quantize=scheme, prefer="size", out=out / f"{scheme}.satchel"
+    )
+
+
+@pytest.fixture(scope="module")
+def opened(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    return load(made(model, tmp_path_factory.mktemp("float"), "fp32"), threads=1)
+
+
+def test_each_text_begins_as_it_was_given_and_goes_on_to_the_length_that_the_model_holds(opened: Predictor) -> None:
+    task = opened.open_task("text-generation")
+    assert isinstance(task, TextGeneration)
+    texts = ("Where is my order?", "A", "The small model answers quickly and keeps its word. " * 12)
+    rows = [row for text in texts for row in task.encode(text, {})]
+
+    first, again = (own_words(task, opened.graphs["model"], rows) for _ in range(2))
+
+    given, found = ([row.tensors["input_ids"] for row in part] for part in (rows, first))
+    assert [len(ids) for ids in found] == [96, 96, 96]
+    assert all((new[: len(old)] == old).all() for old, new in zip(given, found, strict=True))
+    assert len(given[2]) == 96, "a text that is as long as can be stays as it is"
+    assert all((one.tensors["input_ids"] == other).all() for one, other in zip(again, found, strict=True))
+
+
+def test_the_report_names_both_perplexities_and_the_rise(model: Path, tmp_path: Path) -> None:
+    made(model, tmp_path, "int8-weights")
+
+    candidate = json.loads((tmp_path / "int8-weights.report.json").read_text())["candidates"][0]
+    figures = candidate["parity"]["text-generation"]
+    rise = figures["perplexity"] / figures["perplexity_reference"] - 1
+    assert figures["perplexity_reference"] > 10, "it has learned nothing"
+    assert rise == pytest.approx(figures["perplexity_rise"], abs=1e-6)
+    (said,) = (each["why"] for each in candidate["verdicts"] if each["gate"] == "parity")
+    assert f"the model's own {figures['perplexity_reference']:.4g} ({rise:+.1%})" in said
+
+
+def test_four_bits_of_a_model_that_has_learned_nothing_are_refused(model: Path, tmp_path: Path) -> None:
+    """Its weights are noise, so that nothing in it makes up for what rounding loses."""
+    with pytest.raises(ParityError, match="perplexity|next tokens|total variation"):
+        made(model, tmp_path, "int4-weights")
+
+    report = json.loads((tmp_path / "int4-weights.report.json").read_text())
+    figures = report["candidates"][0]["parity"]["text-generation"]
+    assert figures["perplexity"] > figures["perplexity_reference"]
