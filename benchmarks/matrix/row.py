@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import transformers
 
-__all__ = ["LABELS", "Row", "lively", "named_labels", "save", "statistics", "tokenizer"]
+__all__ = ["CORPUS", "LABELS", "Row", "lively", "named_labels", "save", "statistics", "tokenizer"]
 
 LABELS = ("cat", "dog", "house", "tree", "boat", "cup")
 
 # For every tokenizer the same little text to learn words from; the golden texts are others.
-_CORPUS = (
+CORPUS = (
     "The small model answers quickly and keeps its words on the phone.",
     "Where is the order that I placed on Monday? It has not arrived yet!",
     "A cat, a dog and a boat are in the picture of the house under the tree.",
@@ -128,13 +128,13 @@ def tokenizer(kind: str, **special: Any) -> transformers.PreTrainedTokenizerFast
         trainer: Any = trainers.BpeTrainer(
             vocab_size=400, special_tokens=order, initial_alphabet=alphabet, show_progress=False
         )
-        made.train_from_iterator(_CORPUS, trainer)
+        made.train_from_iterator(CORPUS, trainer)
     else:
         made = Tokenizer(models.Unigram())
         made.normalizer, made.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
         made.decoder = decoders.Metaspace()
         trainer = trainers.UnigramTrainer(vocab_size=250, special_tokens=order, unk_token="<unk>", show_progress=False)
-        made.train_from_iterator(_CORPUS, trainer)
+        made.train_from_iterator(CORPUS, trainer)
         found = json.loads(made.to_str())["model"]["vocab"][len(order) :]
         found = sorted(((piece, round(score, 2)) for piece, score in found), key=lambda each: (-each[1], each[0]))
         made.model = models.Unigram([*((name, 0.0) for name in order), *found], unk_id=order.index("<unk>"))
@@ -149,7 +149,7 @@ def tokenizer(kind: str, **special: Any) -> transformers.PreTrainedTokenizerFast
 
 def _word_pieces(normalizer: Any, splitter: Any) -> list[str]:  # Any: of `tokenizers`
     """Characters, and the words of the corpus: every second one whole, the others in two parts."""
-    lines = [splitter.pre_tokenize_str(normalizer.normalize_str(line)) for line in _CORPUS]
+    lines = [splitter.pre_tokenize_str(normalizer.normalize_str(line)) for line in CORPUS]
     words = sorted({word for line in lines for word, _ in line})
     characters = sorted(set("".join(words)))
     parts = [[word] if place % 2 else [word[:3], f"##{word[3:]}"] for place, word in enumerate(words) if len(word) > 3]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import IntegrityError, SupportError
+from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .lean import import_transformers
 from .source import SourceModel
+from .tokenizer_build import pieces_of
 
 if TYPE_CHECKING:
     import transformers
@@ -35,6 +37,7 @@ _FAST: Mapping[str, str] = {"tapas": "BertTokenizer"}
 _FILES = (
     "config.json",
     "tokenizer.json",
+    PIECES_FILE,
     "tokenizer_config.json",
     "chat_template.jinja",
     "special_tokens_map.json",
@@ -53,6 +56,7 @@ class Processors:
 
     source: SourceModel
     by_name: Mapping[str, Any]  # Any: classes of transformers, most of them without types
+    pieces: Mapping[str, Any] | None = None  # what pieces.json says, of a tokenizer that transformers has in Python
 
     @property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
@@ -99,6 +103,7 @@ class Processors:
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),
+            tokenizer_file=PIECES_FILE if self.pieces else facts.tokenizer_file,
             table=_table(tokenizer) if self.source.model_type == "tapas" else {},
         )
 
@@ -106,6 +111,9 @@ class Processors:
         """Write them into `folder`, with config.json and what a format adds to it; the names of the files."""
         for each in self.by_name.values():
             each.save_pretrained(folder)
+        if self.pieces:
+            text = json.dumps(self.pieces, ensure_ascii=False, separators=(",", ":"))
+            (folder / PIECES_FILE).write_text(text + "\n", "utf-8")
         shutil.copyfile(self.source.folder / "config.json", folder / "config.json")
         if config:  # what the format says there to other tools
             whole = json.loads((folder / "config.json").read_text("utf-8"))
@@ -136,7 +144,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
 
     Raises:
         IntegrityError: the folder lacks a processor's file.
-        SupportError: a tokenizer without a fast form, which no device can run, unless it needs no vocabulary.
+        SupportError: a tokenizer that is in Python and of no kind that can be carried.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
     transformers = import_transformers(f"load {source.id}")
@@ -159,14 +167,16 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found["image_processor"].apply_ocr = False  # a device reads a page's words itself, or is given them
     tokenizer = found.get("tokenizer")
     # One for CTC only joins the tokens of frames, which the bundle says how to do; one of characters needs no vocabulary.
-    known = tokenizer is None or tokenizer.is_fast or type(tokenizer).__name__ in _UNITS or ctc_of(tokenizer)
-    if not known:
+    if tokenizer is None or tokenizer.is_fast or type(tokenizer).__name__ in _UNITS or ctc_of(tokenizer):
+        return Processors(source, found)
+    pieces = pieces_of(tokenizer)
+    if pieces is None:
         raise SupportError(
             f"Cannot convert {source.id}.",
-            why=f"{type(tokenizer).__name__} has no fast form, and a device runs tokenizer.json only",
+            why=f"{type(tokenizer).__name__} is in Python, and satchel does not know what it does",
             fix="use a checkpoint with tokenizer.json",
         )
-    return Processors(source, found)
+    return Processors(source, found, pieces)
 
 
 def _knows_words(tokenizer: Any) -> bool:
@@ -201,7 +211,11 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")  # as MBart ("en_XX") a
 
 
 def _languages(tokenizer: Any) -> dict[str, Any]:
-    """How a tokenizer of several languages marks that of a text: tokens before and after it, null where the language's stands."""
+    """How a tokenizer of several languages marks that of a text: tokens before and after it, null where the language's stands;
+    or a word in front of it that names the one to translate into."""
+    if getattr(tokenizer, "supported_language_codes", None):  # Marian's, such as ">>fra<<"
+        words = {name[2:-2]: name for name in tokenizer.supported_language_codes}
+        return {"words": words, "src_lang": tokenizer.source_lang}
     if not hasattr(tokenizer, "set_src_lang_special_tokens"):
         return {}
     added = tokenizer.get_added_vocab()

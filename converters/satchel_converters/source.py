@@ -23,7 +23,7 @@ from satchel_runtimes.toolchain import need
 __all__ = ["SourceModel", "find_source", "tasks_for"]
 
 # What a conversion reads; a Hub repository often holds the same weights five times over.
-_WANTED = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja", "README.md", "*/config.json")
+_WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.jinja", "README.md", "*/config.json")
 _CODE = ("*.py",)
 _PICKLES = (
     "pytorch_model.bin",

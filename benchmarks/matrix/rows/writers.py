@@ -17,8 +17,10 @@ from satchel_converters.pictures import draw
 from ..row import Row, lively, save, tokenizer
 
 __all__ = [
+    "BART",
     "ROWS",
     "SIGHT",
+    "TEXTS",
     "WRITERS",
     "blip",
     "blip_answers",
@@ -27,12 +29,13 @@ __all__ = [
     "git",
     "moonshine",
     "pair",
+    "rewrites",
     "translator",
     "whisper",
     "writer",
 ]
 
-_BART: Mapping[str, Any] = {
+BART: Mapping[str, Any] = {
     "d_model": 32,
     "encoder_layers": 2,
     "decoder_layers": 2,
@@ -53,22 +56,22 @@ _T5: Mapping[str, Any] = {
 
 # model_type -> its config.
 WRITERS: Mapping[str, Mapping[str, Any]] = {
-    "bart": _BART,
-    "bigbird_pegasus": {**_BART, "attention_type": "original_full"},
-    "blenderbot": _BART,
-    "blenderbot-small": _BART,
+    "bart": BART,
+    "bigbird_pegasus": {**BART, "attention_type": "original_full"},
+    "blenderbot": BART,
+    "blenderbot-small": BART,
     "led": {
-        **{name: value for name, value in _BART.items() if name != "max_position_embeddings"},
+        **{name: value for name, value in BART.items() if name != "max_position_embeddings"},
         "max_encoder_position_embeddings": 144,
         "max_decoder_position_embeddings": 140,
         "attention_window": 8,
     },
     "longt5": {**_T5, "local_radius": 7},
-    "m2m_100": _BART,
-    "marian": _BART,
-    "mbart": _BART,
+    "m2m_100": BART,
+    "marian": BART,
+    "mbart": BART,
     "mt5": _T5,
-    "pegasus": _BART,
+    "pegasus": BART,
     "t5": _T5,
 }
 
@@ -95,7 +98,7 @@ def translator(folder: Path, *, seed: int = 0) -> None:
         vocab=made["vocab"], merges=merges, src_lang="eng_Latn", tgt_lang="fra_Latn", model_max_length=128
     )
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    config = transformers.AutoConfig.for_model("m2m_100", vocab_size=len(reader), **{**_BART, **special})
+    config = transformers.AutoConfig.for_model("m2m_100", vocab_size=len(reader), **{**BART, **special})
     save(folder, lively(transformers.AutoModelForSeq2SeqLM.from_config(config), seed, 2.0), reader)
 
 
@@ -150,7 +153,7 @@ def whisper(folder: Path, *, seed: int = 0, multilingual: bool = True) -> None:
     save(folder, model, reader, extractor)
 
 
-def _rewrites(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+def rewrites(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
     """What `generate` writes about each text, as the last pipeline gave it."""
     reader = transformers.AutoTokenizer.from_pretrained(model)
     loaded: Any = transformers.AutoModelForSeq2SeqLM.from_pretrained(model).eval()
@@ -278,7 +281,7 @@ def donut(folder: Path, *, seed: int = 0) -> None:
     """A reader of whole pages."""
     reader = tokenizer("bpe")
     reader.add_special_tokens({"additional_special_tokens": ["<s_page>", "</s_page>"]})
-    writes = transformers.MBartConfig(vocab_size=len(reader), **{**_BART, "d_model": 24}, is_decoder=True)
+    writes = transformers.MBartConfig(vocab_size=len(reader), **{**BART, "d_model": 24}, is_decoder=True)
     sees = transformers.DonutSwinConfig(
         image_size=(64, 48), patch_size=2, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4
     )
@@ -332,16 +335,16 @@ def _tells(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> li
     return [*([each] for each in found), *found]
 
 
-_TEXTS = ("Where is my order?", "A small model that answers quickly is often better than a large one.", "No.")
+TEXTS = ("Where is my order?", "A small model that answers quickly is often better than a large one.", "No.")
 _FIRST = {"marian": "translation", "m2m_100": "translation", "mbart": "translation", "pegasus": "summarization"}
 _KEYS = {"translation": "translation_text", "summarization": "summary_text"}
 
 
 def _row(model_type: str) -> Row:
     task = _FIRST.get(model_type.removeprefix("bigbird_"), "text2text-generation")
-    oracle = functools.partial(_rewrites, _KEYS.get(task, "generated_text"))
+    oracle = functools.partial(rewrites, _KEYS.get(task, "generated_text"))
     build, options = functools.partial(writer, model_type), {"max_new_tokens": 12, "num_beams": 2}
-    return Row(model_type, task, build, _TEXTS, options, oracle=oracle)
+    return Row(model_type, task, build, TEXTS, options, oracle=oracle)
 
 
 def _sound(seconds: float) -> np.ndarray:
@@ -372,9 +375,9 @@ ROWS: tuple[Row, ...] = (
         "encoder-decoder",
         "text2text-generation",
         pair,
-        _TEXTS,
+        TEXTS,
         {"max_new_tokens": 12},
-        oracle=functools.partial(_rewrites, "generated_text"),
+        oracle=functools.partial(rewrites, "generated_text"),
     ),
     *(
         Row(
@@ -402,7 +405,7 @@ ROWS: tuple[Row, ...] = (
         "blip",
         "visual-question-answering",
         blip_answers,
-        tuple({"image": draw(6000 + i), "question": text} for i, text in enumerate(_TEXTS)),
+        tuple({"image": draw(6000 + i), "question": text} for i, text in enumerate(TEXTS)),
         {"max_new_tokens": 12},
         oracle=_answers,
     ),

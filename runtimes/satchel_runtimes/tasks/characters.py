@@ -4,39 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
-__all__ = ["CharacterTokenizer", "Characters"]
+from .plain_tokenizer import Part, PlainTokenizer
 
-
-@dataclass(frozen=True)
-class Characters:
-    """What `tokenizers.Encoding` says of a text, under the same names; each list has one entry per token."""
-
-    ids: list[int]
-    type_ids: list[int]
-    offsets: list[tuple[int, int]]  # of characters in the token's own text
-    special_tokens_mask: list[int]
-    sequence_ids: list[Optional[int]]
-    word_ids: list[Optional[int]]  # a word is what lies between white space
-
-    def __len__(self) -> int:
-        return len(self.ids)
+__all__ = ["CharacterTokenizer"]
 
 
-@dataclass(frozen=True)
-class _Part:
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    words: list[Optional[int]]
-
-    def cut(self, length: int, side: str) -> _Part:
-        part = slice(max(len(self.ids) - length, 0), None) if side == "left" else slice(length)
-        return _Part(self.ids[part], self.offsets[part], self.words[part])
-
-
-class CharacterTokenizer:
+class CharacterTokenizer(PlainTokenizer):
     """The step "characters" of a bundle. `first` stands before the text, `last` after each of one or two texts.
 
     Args:
@@ -46,50 +21,24 @@ class CharacterTokenizer:
     """
 
     def __init__(self, options: Mapping[str, Any], *, truncate: bool) -> None:
-        self._options, self._truncate = options, truncate
+        first, last = options["first"], options["last"]
+        super().__init__(
+            ((first, None, last), (first, None, last, None, last)),
+            pair_type=options["pair_type"],
+            max_length=options["max_length"] if truncate else None,
+            truncation=options["truncation"],
+            side=options["side"],
+        )
+        self._options = options
         self._specials: Mapping[str, int] = options["specials"]
         longest = sorted(self._specials, key=len, reverse=True)
         self._split = re.compile("|".join(map(re.escape, longest))) if longest else None
-
-    def encode(
-        self,
-        text: Union[str, Sequence[str]],
-        pair: Optional[str] = None,
-        is_pretokenized: bool = False,
-        add_special_tokens: bool = True,
-    ) -> Characters:
-        """As `tokenizers.Tokenizer.encode`.
-
-        Raises:
-            UnicodeEncodeError: a lone surrogate.
-            ValueError: too short: the text that may not be cut leaves no room.
-        """
-        parts = [self._words(text) if is_pretokenized else self._part(str(text))]
-        if pair is not None:
-            parts.append(self._part(pair))
-        if self._truncate:
-            added = 1 + len(parts) if add_special_tokens else 0
-            parts = self._cut(parts, self._options["max_length"] - added)
-        made = Characters([], [], [], [], [], [])
-        if add_special_tokens:
-            _add(made, self._options["first"], None, 0)
-        for number, part in enumerate(parts):
-            type_id = self._options["pair_type"] if number else 0
-            made.ids.extend(part.ids)
-            made.offsets.extend(part.offsets)
-            made.word_ids.extend(part.words)
-            made.type_ids.extend([type_id] * len(part.ids))
-            made.special_tokens_mask.extend([0] * len(part.ids))
-            made.sequence_ids.extend([number] * len(part.ids))
-            if add_special_tokens:
-                _add(made, self._options["last"], None, type_id)
-        return made
 
     def token_to_id(self, token: str) -> Optional[int]:
         """Of a special token, or of a text that is one unit."""
         if token in self._specials:
             return self._specials[token]
-        made = _Part([], [], [])
+        made = Part([], [], [])
         self._plain(made, token, 0, len(token))
         return made.ids[0] if len(made.ids) == 1 else None
 
@@ -112,22 +61,9 @@ class CharacterTokenizer:
     def get_vocab_size(self) -> int:
         return 256 + int(self._options["offset"]) if self._options["unit"] == "byte" else 0x110000
 
-    @property
-    def model(self) -> None:
-        """`tokenizers` has one; there is no vocabulary here."""
-
-    def _words(self, words: Union[str, Sequence[str]]) -> _Part:
-        whole = _Part([], [], [])
-        for number, word in enumerate(words):
-            part = self._part(word)
-            whole.ids.extend(part.ids)
-            whole.offsets.extend(part.offsets)
-            whole.words.extend([number] * len(part.ids))
-        return whole
-
-    def _part(self, text: str) -> _Part:
+    def part(self, text: str) -> Part:
         text.encode("utf-8")  # refuses what is no text
-        made, start = _Part([], [], []), 0
+        made, start = Part([], [], []), 0
         for found in self._split.finditer(text) if self._split else ():
             self._plain(made, text, start, found.start())
             made.ids.append(self._specials[found.group()])
@@ -135,41 +71,16 @@ class CharacterTokenizer:
             start = found.end()
         self._plain(made, text, start, len(text))
         number, inside = -1, False
-        for first, _ in made.offsets:
+        for first, _ in made.offsets:  # a word is what lies between white space
             blank = text[first].isspace()
             number += not blank and not inside
             inside = not blank
             made.words.append(None if blank else number)
         return made
 
-    def _plain(self, made: _Part, text: str, start: int, end: int) -> None:
+    def _plain(self, made: Part, text: str, start: int, end: int) -> None:
         offset = self._options["offset"]
         for place in range(start, end):
             units = text[place].encode("utf-8") if self._options["unit"] == "byte" else (ord(text[place]),)
             made.ids.extend(unit + offset for unit in units)
             made.offsets.extend([(place, place + 1)] * len(units))
-
-    def _cut(self, parts: list[_Part], room: int) -> list[_Part]:
-        lengths = [len(part.ids) for part in parts]
-        over = sum(lengths) - room
-        if over <= 0:
-            return parts
-        policy = self._options["truncation"]
-        if len(parts) == 1 or policy in ("only_first", "only_second"):
-            cut = 1 if policy == "only_second" and len(parts) > 1 else 0
-            if lengths[cut] <= over:
-                raise ValueError("the text that may be cut is too short")
-            lengths[cut] -= over
-        else:
-            for _ in range(over):  # of two texts the longer gives, the second where they are alike
-                lengths[0 if lengths[0] > lengths[1] else 1] -= 1
-        return [part.cut(length, self._options["side"]) for part, length in zip(parts, lengths)]
-
-
-def _add(made: Characters, token: int, sequence: Optional[int], type_id: int) -> None:
-    made.ids.append(token)
-    made.type_ids.append(type_id)
-    made.offsets.append((0, 0))
-    made.special_tokens_mask.append(1)
-    made.sequence_ids.append(sequence)
-    made.word_ids.append(None)

@@ -72,6 +72,7 @@ class ModelFacts:
     feature_extractor: Mapping[str, Any] = field(default_factory=dict)  # of sound; the same
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
+    tokenizer_file: str = "tokenizer.json"  # or pieces.json, of a tokenizer that transformers has in Python alone
     scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
     table: Mapping[str, Any] = field(
         default_factory=dict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
 from .characters import CharacterTokenizer
+from .piece_tokenizer import PIECES_FILE, PieceTokenizer
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SPACES_TO_CLEAN",
-    "TOKENIZER_FILE",
     "TextTask",
     "Tokens",
     "choice",
@@ -31,7 +32,6 @@ __all__ = [
     "wrong_type",
 ]
 
-TOKENIZER_FILE = "tokenizer.json"
 POLICIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
 
 
@@ -41,7 +41,7 @@ def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy
     cut = {"max_length": length, "truncation": policy, "side": facts.truncation_side, "clean_up": facts.clean_up_spaces}
     if facts.characters:
         return Step("characters", {**facts.characters, **cut})
-    return Step("tokenize", {"file": TOKENIZER_FILE, **cut})
+    return Step("tokenize", {"file": facts.tokenizer_file, **cut})
 
 
 # What `clean_up_tokenization_spaces` takes out of a decoded text, in its order.
@@ -66,7 +66,7 @@ class TextTask(Task):
             )
         self.max_length: int = step.options["max_length"]
         self._step = step
-        self._tokenizers: dict[bool, Any] = {}  # Any: of `tokenizers`, or a CharacterTokenizer
+        self._tokenizers: dict[bool, Any] = {}  # Any: of `tokenizers`, or a PlainTokenizer
         self._lock = threading.Lock()
         self.tokenizer = self._open(truncate=step.options["truncation"] != "do_not_truncate")
 
@@ -75,6 +75,8 @@ class TextTask(Task):
         none is changed after a thread could have seen it."""
         if self._step.step == "characters":
             return CharacterTokenizer(self._step.options, truncate=truncate)
+        if self._step.options["file"] == PIECES_FILE:
+            return self._open_pieces(truncate=truncate)
         package = need("tokenizers", extra="text", to=f"serve {self.entry_.name}")
         with self._lock:
             if truncate not in self._tokenizers:
@@ -95,6 +97,14 @@ class TextTask(Task):
                     )
                 self._tokenizers[truncate] = tokenizer
         return self._tokenizers[truncate]
+
+    def _open_pieces(self, *, truncate: bool) -> PieceTokenizer:
+        with self._lock:
+            if truncate not in self._tokenizers:
+                spec = json.loads(self._files.read(PIECES_FILE))
+                self._tokenizers[truncate] = PieceTokenizer(spec, self._step.options, truncate=truncate)
+            opened: PieceTokenizer = self._tokenizers[truncate]
+            return opened
 
     def decoded(self, ids: Sequence[int], *, skip: bool) -> str:
         """The text of some tokens; without the special ones where `skip` says so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import UsageError
 from ..manifest import Step, TaskEntry
 from .rewriting import TextRewriting
-from .task import Files, ModelFacts
+from .task import Files, Input, ModelFacts
 
 __all__ = ["TASK"]
 
@@ -18,8 +18,8 @@ __all__ = ["TASK"]
 class Translation(TextRewriting):
     """`predict("Guten Morgen")` is `[{"translation_text"}]`, as `transformers.pipeline` of 4.57 had it.
 
-    Options: `src_lang` and `tgt_lang`, codes of the checkpoint's own ("en_XX", "deu_Latn", "fr"), where it knows several; and those
-    of text2text-generation.
+    Options: `src_lang` and `tgt_lang`, codes of the checkpoint's own ("en_XX", "deu_Latn", "fr", "fra"), where it knows several; and
+    those of text2text-generation.
     """
 
     name = "translation"
@@ -47,6 +47,14 @@ class Translation(TextRewriting):
         steps += [Step("prefixes", {"by_pair": by_pair})] if by_pair else []
         return TaskEntry(cls.name, (*steps, *made.preprocess), made.postprocess)
 
+    @classmethod
+    def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
+        """Into each of the languages in turn, where none is the checkpoint's own."""
+        item, options = super().sample(text, index, facts)
+        codes = list(facts.languages.get("codes", ()))
+        named = facts.languages.get("tgt_lang") or not codes
+        return item, options if named else {**options, "tgt_lang": codes[index % len(codes)]}
+
     def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(super().check_options(given))
         if self._languages is None:
@@ -57,21 +65,34 @@ class Translation(TextRewriting):
                     fix="leave src_lang and tgt_lang out",
                 )
             return found
+        if "words" in self._languages:
+            self._known(found, "src_lang", [each for each in (self._languages["src_lang"],) if each])
+            self._known(found, "tgt_lang", self._languages["words"])
+            return found
         codes = self._languages["codes"]
         for name in ("src_lang", "tgt_lang"):
             found[name] = found[name] or self._languages[name]
-            if found[name] is not None and found[name] not in codes:
-                raise UsageError(
-                    f"Cannot translate with {name}={found[name]!r}.",
-                    why="the checkpoint does not know this language",
-                    fix=f"choose among {', '.join(codes)}",
-                )
+            self._known(found, name, codes)
         if found["tgt_lang"] is not None:
             found["config"] = found["config"].changed({"forced_bos_token_id": codes[found["tgt_lang"]]})
+        elif found["config"].forced_bos_token_id is None and self.start(found)[0] not in codes.values():
+            raise UsageError(
+                "Cannot translate without a language to translate into.",
+                why="the checkpoint has several, and none is its own",
+                fix=f"pass tgt_lang, one of {', '.join(codes)}",
+            )
         return found
 
+    def _known(self, options: Mapping[str, Any], name: str, languages: Collection[str]) -> None:
+        if options[name] is not None and options[name] not in languages:
+            raise UsageError(
+                f"Cannot translate with {name}={options[name]!r}.",
+                why="the checkpoint does not know this language",
+                fix=f"choose among {', '.join(languages)}" if languages else f"leave {name} out",
+            )
+
     def ids_of(self, item: str, options: Mapping[str, Any]) -> np.ndarray:
-        if self._languages is None:
+        if self._languages is None or "words" in self._languages:
             return super().ids_of(self._asked(item, options), options)
         code = self._languages["codes"][options["src_lang"]]
         before, after = (
@@ -83,7 +104,9 @@ class Translation(TextRewriting):
         return ids
 
     def _asked(self, item: str, options: Mapping[str, Any]) -> str:
-        """With the words that a checkpoint of several pairs is told one by."""
+        """With the words that a checkpoint of several languages is told by which are meant."""
+        if self._languages is not None:
+            return f"{self._languages['words'][options['tgt_lang']]} {item}" if options["tgt_lang"] else item
         if not (options["src_lang"] or options["tgt_lang"]):
             return item
         pair = f"{options['src_lang']}_to_{options['tgt_lang']}"
