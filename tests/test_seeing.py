@@ -250,6 +250,27 @@ class TestEveryKind:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
+    def test_describes_and_answers_with_a_t5_as_transformers_does(self, form: str, tmp_path: Path) -> None:
+        opened = converted(built("blip_2_t5", tmp_path / "blip"), format=form)
+        pictures = [draw(6000 + number) for number in range(3)]
+        asked = [{"image": draw(6000 + i), "question": text} for i, text in enumerate(("No?", "What is in it?"))]
+
+        assert opened.tasks == ("image-to-text", "visual-question-answering")
+        for options in ({"max_new_tokens": 12}, {"max_new_tokens": 10, "num_beams": 3}):
+            for inputs, key, more in (
+                (pictures, "generated_text", {}),
+                (pictures, "generated_text", {"prompt": "What"}),
+            ):
+                theirs = seeing._tells(key, tmp_path / "blip", inputs, {**options, **more})[len(inputs) :]
+                assert opened.predict(inputs, **options, **more) == theirs
+                assert len({each[key] for each in theirs}) > 1
+            theirs = seeing._tells("answer", tmp_path / "blip", asked, options)[len(asked) :]
+            assert opened.predict(asked, task="visual-question-answering", **options) == theirs
+        with pytest.raises(UsageError, match="there is no question"):
+            opened.predict({"image": pictures[0], "question": ""}, task="visual-question-answering")
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
     def test_answers_questions_as_transformers_does(self, form: str, tmp_path: Path) -> None:
         opened = converted(built("blip_answers", tmp_path / "blip"), format=form)
         asked = [{"image": draw(6000 + i), "question": text} for i, text in enumerate(("No?", "What is in it?"))]

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from satchel_runtimes.errors import IntegrityError, SupportError
+from satchel_runtimes.tasks.image_steps import FONT_FILE
 from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
@@ -43,6 +46,7 @@ _FILES = (
     "special_tokens_map.json",
     "generation_config.json",
     "preprocessor_config.json",
+    FONT_FILE,
 )
 
 
@@ -70,6 +74,13 @@ class Processors:
     @property
     def feature_extractor(self) -> Any:
         return self.by_name["feature_extractor"]
+
+    @property
+    def _font(self) -> Path | None:
+        """Of a processor that draws questions."""
+        file = self.source.folder / FONT_FILE
+        draws = getattr(self.by_name.get("image_processor"), "is_vqa", False)
+        return file if draws and file.is_file() else None
 
     def facts(self, max_length: int | None = None, bound: Sequence[int] = ()) -> ModelFacts:
         """What the files said, corrected by the processors themselves: many of their values are defaults of their class.
@@ -100,12 +111,27 @@ class Processors:
             },
             chat_template="chat_template.jinja" if tokenizer.chat_template else "",
             languages=_languages(tokenizer),
+            added_tokens={str(name): number for name, number in tokenizer.get_added_vocab().items()},
+            font=self._font is not None,
             clean_up_spaces=bool(tokenizer.clean_up_tokenization_spaces),
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),
             tokenizer_file=PIECES_FILE if self.pieces else facts.tokenizer_file,
             table=_table(tokenizer) if self.source.model_type == "tapas" else {},
         )
+
+    def looked(self, picture: Any, header: str) -> Mapping[str, Any]:
+        """What transformers makes of a picture, with a text above it where there is one."""
+        if not header:
+            found: Any = self.image_processor(picture, return_tensors="np")
+            return found if isinstance(found, Mapping) else {"pixel_values": found}  # IDEFICS has nothing else
+        # It fetches its own font from the Hub, and takes another in this part alone.
+        whole = np.asarray(picture).transpose(2, 0, 1)
+        drawn = self.image_processor.render_header(whole, header, font_path=str(self._font))
+        made: Mapping[str, Any] = self.image_processor(
+            drawn, is_vqa=False, input_data_format="channels_first", return_tensors="np"
+        )
+        return made
 
     def save(self, folder: Path, config: Mapping[str, Any]) -> list[str]:
         """Write them into `folder`, with config.json and what a format adds to it; the names of the files."""
@@ -120,6 +146,8 @@ class Processors:
             (folder / "config.json").write_text(json.dumps({**whole, **config}, indent=2) + "\n", "utf-8")
         if (self.source.folder / "generation_config.json").is_file():
             shutil.copyfile(self.source.folder / "generation_config.json", folder / "generation_config.json")
+        if self._font is not None:
+            shutil.copyfile(self._font, folder / FONT_FILE)
         return [name for name in _FILES if (folder / name).is_file()]
 
 

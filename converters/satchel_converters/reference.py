@@ -134,9 +134,8 @@ def _check_pixels(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
     for item in items:
         task = tasks[item.task]
         assert isinstance(task, ImageTask)
-        seen = task.seen(item.input)
-        ours = task.tensors(seen)
-        theirs = loaded.processors.image_processor(seen, return_tensors="np")
+        ours = task.looked(item.input)
+        theirs = loaded.processors.looked(task.seen(item.input), task.header(item.input))
         alike = all(_same_pixels(ours[name], np.asarray(theirs[name][0])) for name in ours)
         if not alike:
             raise ParityError(
@@ -147,6 +146,8 @@ def _check_pixels(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
 
 
 def _same_pixels(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    if ours.ndim and ours.shape[1:] == theirs.shape[1:] and not theirs[len(ours) :].any():
+        theirs = theirs[: len(ours)]  # a processor may fill up with zeros
     if ours.shape != theirs.shape:
         return False
     return bool(np.abs(ours - theirs).max() <= _PIXELS * max(np.abs(theirs).max(), 1))

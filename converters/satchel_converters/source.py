@@ -17,13 +17,24 @@ from typing import Any
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SatchelError, SupportError, UsageError
 from satchel_runtimes.tasks import list_tasks, task_class
+from satchel_runtimes.tasks.image_steps import FONT_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 from satchel_runtimes.toolchain import need
 
 __all__ = ["SourceModel", "find_source", "tasks_for"]
 
 # What a conversion reads; a Hub repository often holds the same weights five times over.
-_WANTED = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors", "*.jinja", "README.md", "*/config.json")
+_WANTED = (
+    "*.json",
+    "*.txt",
+    "*.model",
+    "*.spm",
+    "*.safetensors",
+    "*.jinja",
+    FONT_FILE,
+    "README.md",
+    "*/config.json",
+)
 _CODE = ("*.py",)
 _PICKLES = (
     "pytorch_model.bin",

@@ -10,6 +10,7 @@ from . import (
     documents,
     generators,
     joined,
+    pages,
     seeing,
     tables,
     text,
@@ -37,4 +38,5 @@ ROWS: tuple[Row, ...] = (
     *documents.ROWS,
     *tables.ROWS,
     *joined.ROWS,
+    *pages.ROWS,
 )

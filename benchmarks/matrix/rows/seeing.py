@@ -13,9 +13,9 @@ import transformers
 from satchel_converters.pictures import draw
 
 from ..row import Row, lively, save, tokenizer
-from .writers import SIGHT
+from .writers import SIGHT, T5
 
-__all__ = ["ROWS", "blip_2", "idefics3", "llava", "smolvlm"]
+__all__ = ["ROWS", "blip_2", "blip_2_t5", "idefics3", "llava", "smolvlm"]
 
 _TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
@@ -89,7 +89,6 @@ smolvlm = functools.partial(_tiled, "SmolVLM")
 def blip_2(folder: Path, *, seed: int = 0) -> None:
     """An OPT behind a Q-Former."""
     reader = _reader()
-    reader.chat_template = None
     text = transformers.OPTConfig(
         vocab_size=len(reader),
         hidden_size=32,
@@ -100,6 +99,18 @@ def blip_2(folder: Path, *, seed: int = 0) -> None:
         max_position_embeddings=256,
         **_special(reader),
     )
+    _blip_2(folder, reader, text, seed)
+
+
+def blip_2_t5(folder: Path, *, seed: int = 0) -> None:
+    """A T5 behind a Q-Former."""
+    reader = _reader()
+    special = {**_special(reader), "decoder_start_token_id": reader.pad_token_id}
+    _blip_2(folder, reader, transformers.T5Config(vocab_size=len(reader), **T5, **special), seed)
+
+
+def _blip_2(folder: Path, reader: Any, text: Any, seed: int) -> None:
+    reader.chat_template = None
     number = reader.convert_tokens_to_ids("<image>")
     looks_at = {**_WRITES, "vocab_size": 10, "encoder_hidden_size": 24}
     config = transformers.Blip2Config(
@@ -133,6 +144,23 @@ def _goes_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> 
         )
         found.append([{"input_text": item["text"], "generated_text": whole[len(before) :]}])
     return [*found, *found]
+
+
+def _tells(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What BLIP-2 with a T5 writes about each picture, or answers to each question."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.AutoImageProcessor.from_pretrained(model, backend="pil")
+    loaded: Any = transformers.Blip2ForConditionalGeneration.from_pretrained(model).eval()
+    processor: Any = transformers.Blip2Processor(looks, reader, num_query_tokens=loaded.config.num_query_tokens)
+    settings = {name: value for name, value in options.items() if name != "prompt"}
+    found = []
+    for item in inputs:
+        picture, said = (item["image"], item["question"]) if key == "answer" else (item, options.get("prompt"))
+        given = processor(images=picture, text=said, return_tensors="pt")
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**given, **settings)
+        found.append({key: reader.decode(ids, skip_special_tokens=True)})
+    return [*([each] for each in found), *found]
 
 
 def _answers(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
@@ -170,9 +198,27 @@ def _row(name: str, build: Callable[..., None], oracle: Any = _answers) -> Row:
     return Row(name, "image-text-to-text", build, inputs, options, oracle=oracle)
 
 
+_PICTURES = tuple(draw(6000 + i) for i in range(3))
+
 ROWS: tuple[Row, ...] = (
     _row("blip_2", blip_2, _goes_on),
     _row("idefics3", idefics3),
     _row("llava", llava),
     _row("smolvlm", smolvlm),
+    Row(
+        "blip_2, t5",
+        "image-to-text",
+        blip_2_t5,
+        _PICTURES,
+        {"max_new_tokens": 12},
+        oracle=functools.partial(_tells, "generated_text"),
+    ),
+    Row(
+        "blip_2, t5",
+        "visual-question-answering",
+        blip_2_t5,
+        tuple({"image": draw(6000 + i), "question": text} for i, text in enumerate((*_ASKED, "No?"))),
+        {"max_new_tokens": 12},
+        oracle=functools.partial(_tells, "answer"),
+    ),
 )

@@ -20,6 +20,7 @@ __all__ = [
     "BART",
     "ROWS",
     "SIGHT",
+    "T5",
     "TEXTS",
     "WRITERS",
     "blip",
@@ -45,7 +46,7 @@ BART: Mapping[str, Any] = {
     "decoder_ffn_dim": 48,
     "max_position_embeddings": 140,
 }
-_T5: Mapping[str, Any] = {
+T5: Mapping[str, Any] = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 48,
@@ -66,13 +67,13 @@ WRITERS: Mapping[str, Mapping[str, Any]] = {
         "max_decoder_position_embeddings": 140,
         "attention_window": 8,
     },
-    "longt5": {**_T5, "local_radius": 7},
+    "longt5": {**T5, "local_radius": 7},
     "m2m_100": BART,
     "marian": BART,
     "mbart": BART,
-    "mt5": _T5,
+    "mt5": T5,
     "pegasus": BART,
-    "t5": _T5,
+    "t5": T5,
 }
 
 _SEEDS = {"mt5": 1}  # where the weights of 0 lose more to float32 than 1e-4 leaves room for: its scores are not scaled
@@ -277,10 +278,10 @@ def blip_answers(folder: Path, *, seed: int = 0) -> None:
     _blip(transformers.BlipForQuestionAnswering, folder, seed=seed)
 
 
-def donut(folder: Path, *, seed: int = 0) -> None:
-    """A reader of whole pages."""
+def donut(folder: Path, *, seed: int = 0, marks: Sequence[str] = ("<s_page>", "</s_page>"), often: str = "") -> None:
+    """A reader of whole pages, whose jobs its tokenizer has marks for; one of them it may write often."""
     reader = tokenizer("bpe")
-    reader.add_special_tokens({"additional_special_tokens": ["<s_page>", "</s_page>"]})
+    reader.add_special_tokens({"additional_special_tokens": list(marks)})
     writes = transformers.MBartConfig(vocab_size=len(reader), **{**BART, "d_model": 24}, is_decoder=True)
     sees = transformers.DonutSwinConfig(
         image_size=(64, 48), patch_size=2, embed_dim=12, depths=[1, 1], num_heads=[2, 2], window_size=4
@@ -288,7 +289,10 @@ def donut(folder: Path, *, seed: int = 0) -> None:
     config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(sees, writes)
     _start(config, reader)
     looks = transformers.DonutImageProcessorPil(size={"height": 64, "width": 48})
-    save(folder, lively(transformers.VisionEncoderDecoderModel(config), seed, 2.0), reader, looks)
+    model = lively(transformers.VisionEncoderDecoderModel(config), seed, 2.0)
+    if often:
+        model.generation_config.sequence_bias = [[[reader.convert_tokens_to_ids(often)], 6.0]]
+    save(folder, model, reader, looks)
 
 
 def git(folder: Path, *, seed: int = 0) -> None:

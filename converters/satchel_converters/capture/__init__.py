@@ -60,6 +60,8 @@ _BY_MODEL_TYPE: dict[str, str] = {
 _WRITING: dict[str, str] = {  # of models that write, where the task's own way is not enough
     "blip": ".blip_captions",
     "blip visual-question-answering": ".blip_answers",
+    "blip-2 image-to-text": ".blip_2_t5",
+    "blip-2 visual-question-answering": ".blip_2_t5",
     "git": ".git",
     "idefics3": ".idefics3",
     "smolvlm": ".idefics3",

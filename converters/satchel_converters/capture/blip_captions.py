@@ -21,9 +21,11 @@ __all__ = ["Pair", "capture"]
 
 
 class Pair(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
+    """A model of which one part sees and another writes."""
+
+    def __init__(self, model: Any, writes: Any = None) -> None:
         super().__init__()
-        self.sees, self.writes, self.config = model.vision_model, model.text_decoder, model.config
+        self.sees, self.writes, self.config = model.vision_model, writes or model.text_decoder, model.config
 
     def get_encoder(self) -> Any:
         return self.sees

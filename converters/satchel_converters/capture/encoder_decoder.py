@@ -26,7 +26,7 @@ from .attention import Asked, Held, Pair, attending
 from .audio import SECONDS
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder import padding, text_example
-from .image import picture_input
+from .image import patch_inputs, picture_input
 from .rotary import plain_turn
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class _Read(Exception):  # no error: it ends a call where the decoder begins
 class _Unread(ModelOutput):
     """A decoder's answer that nothing is made of."""
 
+    loss: Any = None  # of a decoder with a head of its own
     last_hidden_state: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     past_key_values: Any = None
@@ -387,11 +388,13 @@ def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tup
 
 def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
     """What the encoder takes, with an example of two rows."""
-    pictures = {}
-    if "image" in loaded.task.modality:
-        pictures = dict([picture_input(loaded.task.entry(loaded.facts()).preprocess)])
-    if loaded.task.modality == "image":
-        return pictures
+    steps = loaded.task.entry(loaded.facts()).preprocess
+    named = {step.step for step in steps}
+    if "patches" in named:
+        return patch_inputs(steps)
+    pictures = dict([picture_input(steps)]) if "image" in loaded.task.modality else {}
+    if pictures and ("question" in named or (loaded.task.modality == "image" and "prompt" not in named)):
+        return pictures  # the decoder reads the text
     if loaded.task.modality == "audio":
         steps = {step.step: step.options for step in audio_steps(loaded.facts())}
         if "frames" in steps:

@@ -14,13 +14,14 @@ from satchel_runtimes.errors import SupportError
 from satchel_runtimes.manifest import Step
 from satchel_runtimes.tasks.image import ImageTask
 from satchel_runtimes.tasks.image_steps import image_multiple, image_size, image_steps
+from satchel_runtimes.tasks.patches import MASK, PATCHES
 
 from ..component import Axis, Component, Input, Output
 
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["Vision", "capture", "picture_input", "pixels"]
+__all__ = ["Vision", "capture", "patch_inputs", "picture_input", "pixels"]
 
 # Sides of the traced picture where it may have any, at least: small, and large enough for what is halved five times.
 _LEAST = 64
@@ -66,6 +67,21 @@ def picture_input(steps: Sequence[Step]) -> tuple[Input, torch.Tensor]:
     size, multiple = image_size(steps), image_multiple(steps)
     axes = size or tuple(Axis(name, _LEAST, multiple=multiple) for name in ("height", "width"))
     return Input("pixel_values", "float32", (Axis("batch"), 3, *axes)), pixels(size or _sides(steps, (0, 0)))
+
+
+def patch_inputs(steps: Sequence[Step]) -> dict[Input, torch.Tensor]:
+    """Patches with their rows and columns, as many as a picture has, with an example of two pictures, one of them smaller."""
+    step = next(step.options for step in steps if step.step == "patches")
+    batch, count = Axis("batch"), Axis("patches", maximum=step["most"], buckets=(step["most"],))
+    values = 3 * step["height"] * step["width"]
+    places = torch.cartesian_prod(torch.arange(1.0, 4.0), torch.arange(1.0, 6.0)).expand(2, -1, -1)
+    made = torch.randn((2, places.shape[1], values), generator=torch.Generator().manual_seed(0))
+    patches, mask = torch.cat([places, made], dim=2), torch.ones(places.shape[:2], dtype=torch.int64)
+    patches[1, 10:], mask[1, 10:] = 0, 0
+    return {
+        Input(PATCHES, "float32", (batch, count, 2 + values)): patches,
+        Input(MASK, "int64", (batch, count)): mask,
+    }
 
 
 def _sides(steps: Sequence[Step], more: tuple[int, int]) -> tuple[int, int]:

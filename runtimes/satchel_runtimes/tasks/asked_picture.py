@@ -44,15 +44,27 @@ class AskedPicture(TextTask, ImageTask):
     def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
         return (item["question"],)
 
-    def asked(self, item: Input) -> Row:
-        """Question and picture as the graph reads them.
+    def header(self, item: Input) -> str:
+        return str(item["question"]) if self._header is not None else ""
 
-        Raises:
-            UsageError: one of them is missing.
-        """
+    def check(self, item: Input) -> None:
+        """Raises: UsageError where the picture or the question is missing."""
         if not isinstance(item, Mapping) or set(item) != {"image", "question"}:
             raise self._wrong(type(item).__name__, str(item)[:40])
         if not isinstance(item["question"], str) or not item["question"].strip():
             raise UsageError("Cannot answer.", why="there is no question", fix='give a text as "question"')
+        if item["image"] is None:
+            raise UsageError("Cannot answer.", why="there is no picture", fix='give one as "image"')
+
+    def asked(self, item: Input) -> Row:
+        """Question and picture as the graph reads them.
+
+        Raises:
+            UsageError: as of `check`.
+        """
+        self.check(item)
+        seen = self.looked(item)
+        if self._header is not None:  # the question is a part of the picture
+            return Row(seen, len(next(iter(seen.values()))))
         row = self.row(self.encoding(item["question"]))
-        return Row({**row.tensors, **self.tensors(self.seen(item))}, row.length)
+        return Row({**row.tensors, **seen}, row.length)

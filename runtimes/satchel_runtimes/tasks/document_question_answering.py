@@ -15,6 +15,7 @@ from .image import ImageTask, image_steps
 from .question_answering import QuestionAnswering, Window, spans
 from .task import Answer, Files, Input, ModelFacts, Row, Task
 from .text import Tokens, tokenize_step, whole_number, windows
+from .written_document import WrittenDocument, writes_about_pages
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,6 +62,14 @@ class DocumentQuestionAnswering(QuestionAnswering, ImageTask):
         self._sees = any(step.step == "rgb" for step in entry.preprocess)
         ImageTask.__init__(self, entry, files)
         QuestionAnswering.__init__(self, entry, files)
+
+    @classmethod
+    def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
+        return WrittenDocument if writes_about_pages(config) else cls
+
+    @classmethod
+    def for_entry(cls, entry: TaskEntry) -> type[Task]:
+        return WrittenDocument if any(step.step == "generate" for step in entry.postprocess) else cls
 
     @classmethod
     def needs(cls, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
 from .image_steps import FILTERS, STEPS, image_size, image_steps, resized_size, thumbnail_size
+from .patches import drawn_header, flattened, headed_size, open_font, with_header
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class ImageTask(Task):
             self.fixed = image_size(entry.preprocess)  # height and width; None: each picture has its own
             self._table = _table(entry.preprocess)
             self._clusters = _clusters(entry.preprocess)
+            named = {step.step: step.options for step in entry.preprocess}
+            self._patches, self._header = named.get("patches"), named.get("header")
+            self._font = open_font(files.read(self._header["font"]), self._header) if self._header else None
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -91,10 +95,26 @@ class ImageTask(Task):
 
     def tensors(self, picture: Image.Image) -> dict[str, np.ndarray]:
         """What the graph takes of an RGB picture, without the batch axis."""
+        if self._patches is not None:
+            return flattened(np.asarray(picture), self._patches)
         values = self.pixels(picture)
         if self._clusters is None:
             return {"pixel_values": values}
         return {"input_ids": _nearest(values, self._clusters)}
+
+    def header(self, item: Input) -> str:
+        """The text that is drawn above what is seen of an input; empty: none is."""
+        return ""
+
+    def looked(self, item: Input) -> dict[str, np.ndarray]:
+        """What the graph takes of the picture in an input, without the batch axis."""
+        seen, text = self.seen(item), self.header(item)
+        if self._header is not None:
+            drawn = drawn_header(text, self._font, self._header, self.max_pixels)
+            width, above, below = headed_size(seen, drawn)
+            self._check_size(seen, above + below, width)
+            seen = with_header(seen, drawn)
+        return self.tensors(seen)
 
     def pixels(self, picture: Image.Image) -> np.ndarray:
         """An RGB picture as the model takes it, [channels, height, width]."""

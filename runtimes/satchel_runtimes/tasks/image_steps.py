@@ -11,6 +11,7 @@ from ..manifest import Step
 
 __all__ = [
     "FILTERS",
+    "FONT_FILE",
     "STEPS",
     "TILED",
     "image_multiple",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # in the order of Pillow's numbers
+FONT_FILE = "font.ttf"
 STEPS = (
     "rgb",
     "align_long_axis",
@@ -35,6 +37,8 @@ STEPS = (
     "normalize",
     "pad",
     "quantize_colors",
+    "header",
+    "patches",
 )
 TILED = ("Idefics3", "SmolVLM")  # processors that cut a large picture into tiles
 
@@ -57,6 +61,8 @@ _BETWEEN_EDGES = {
     "Mask2Former": "up",
 }
 _YOLOS_MULTIPLE = 16
+# How Pix2Struct's processor draws a question: it has no settings for it.
+_HEADER: Mapping[str, Any] = {"font": FONT_FILE, "size": 36, "columns": 80, "margin": 5}
 _DETECTORS = tuple(_BETWEEN_EDGES)
 
 
@@ -70,6 +76,8 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
         SupportError: a step that is not served here, or a picture of no fixed size where that is not asked for.
     """
     kind = processor_kind(has)
+    if kind == "Pix2Struct":
+        return (Step("rgb"), *([Step("header", _HEADER)] if has.get("is_vqa") else []), Step("patches", _patches(has)))
     served = _SERVED | _also(kind, has)
     odd = sorted(name for name in has if name.startswith("do_") and has[name] and name not in served | _WITHOUT_EFFECT)
     if odd:
@@ -213,6 +221,11 @@ def _donut(has: Mapping[str, Any]) -> list[Step]:
     if has.get("do_thumbnail"):
         steps.append(Step("thumbnail", {**size, **how}))
     return [*steps, Step("frame", size)] if has.get("do_pad") else steps
+
+
+def _patches(has: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {name: int(has["patch_size"][name]) for name in ("height", "width")}
+    return {**sides, "most": int(has["max_patches"]), "normalize": bool(has.get("do_normalize"))}
 
 
 def _tiles(has: Mapping[str, Any]) -> Step:

@@ -15,6 +15,7 @@ from ..sessions import Session, Tensors
 from .generative import OPTIONS
 from .image import ImageTask, image_steps
 from .image_steps import FILTERS, TILED, processor_kind
+from .picture_writers import writes_apart
 from .task import Files, Input, ModelFacts, Row, Task
 from .text import tokenize_step
 from .text_generation import TextGeneration, is_chat
@@ -70,8 +71,8 @@ class ImageTextToText(TextGeneration, ImageTask):
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
-        decodes = facts.config.get("use_decoder_only_language_model", True)  # BLIP-2 with a T5 is another model
-        return facts.config.get("model_type") in _COUNTS and bool(decodes)
+        kind = facts.config.get("model_type")
+        return kind in _COUNTS and not (kind == "blip-2" and writes_apart(facts.config))
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:

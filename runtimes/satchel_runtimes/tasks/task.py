@@ -80,6 +80,8 @@ class ModelFacts:
     generation: Mapping[str, Any] = field(default_factory=dict)  # what differs from the defaults of generation
     chat_template: str = ""  # the file of it; empty: the model holds no conversations
     languages: Mapping[str, Any] = field(default_factory=dict)  # how a text in a language is marked; empty: it is not
+    added_tokens: Mapping[str, int] = field(default_factory=dict)  # what the tokenizer knows beside pieces of words
+    font: bool = False  # whether the folder has one to draw questions with
     pad_id: int = 0
     separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
@@ -152,6 +154,11 @@ class Task(ABC):
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         """Read what the task needs from the bundle, once."""
+
+    @classmethod
+    def named(cls, config: Mapping[str, Any]) -> bool:
+        """Whether config.json names one of these architectures."""
+        return any(str(name).endswith(cls.architectures) for name in config.get("architectures") or ())
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:

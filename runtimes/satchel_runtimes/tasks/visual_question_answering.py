@@ -16,6 +16,8 @@ from .written_answer import WrittenAnswer
 
 __all__ = ["TASK"]
 
+_WRITING = ("blip", "blip-2", "pix2struct")
+
 
 class VisualQuestionAnswering(AskedPicture, ChosenAnswer):
     """`predict({"image": "picture.jpg", "question": "…"})` is `[{"score", "answer"}, …]`, the surest first, as the pipeline of
@@ -37,7 +39,7 @@ class VisualQuestionAnswering(AskedPicture, ChosenAnswer):
 
     @classmethod
     def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
-        return WrittenAnswer if config.get("model_type") == "blip" else cls
+        return WrittenAnswer if config.get("model_type") in _WRITING else cls
 
     @classmethod
     def for_entry(cls, entry: TaskEntry) -> type[Task]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..errors import SupportError
 from ..manifest import TaskEntry
 from .asked_picture import AskedPicture
 from .image import ImageTask, image_steps
+from .image_steps import FONT_FILE
+from .picture_writers import own_settings, writes_apart
 from .rewriting import RewritingTask
 from .task import Files, Input, ModelFacts, Row
 from .text import tokenize_step
@@ -24,7 +27,11 @@ class WrittenAnswer(AskedPicture, RewritingTask):
     """
 
     auto_model = "architecture"
-    architectures = ("BlipForQuestionAnswering",)
+    architectures = (
+        "BlipForQuestionAnswering",
+        "Blip2ForConditionalGeneration",
+        "Pix2StructForConditionalGeneration",
+    )
     answer_key = "answer"
     metrics = ("chrf",)
 
@@ -32,13 +39,25 @@ class WrittenAnswer(AskedPicture, RewritingTask):
         ImageTask.__init__(self, entry, files)
         RewritingTask.__init__(self, entry, files)
 
+    @property
+    def size(self) -> int:  # type: ignore[override]  # as of a picture, where the question is a part of it
+        return 1 if self._header is not None else 0
+
+    @classmethod
+    def fits(cls, facts: ModelFacts) -> bool:
+        asked = facts.config.get("model_type") != "pix2struct" or bool(facts.config.get("is_vqa"))
+        return cls.named(facts.config) and writes_apart(facts.config) and asked
+
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
-        text = facts.config["text_config"]
-        # As BLIP's own `generate` sets them.
-        own = {"decoder_start_token_id": text["bos_token_id"], "eos_token_id": text["sep_token_id"]}
-        step = cls.generate_step(facts, **own, pad_token_id=text["pad_token_id"])
-        return TaskEntry(cls.name, (*image_steps(facts.image_processor), tokenize_step(facts)), (step,))
+        """Raises: SupportError for a model that takes no questions, or where there is nothing to draw them with."""
+        steps = (*image_steps(facts.image_processor), tokenize_step(facts))
+        if facts.config.get("model_type") == "pix2struct":
+            _check_pages(facts)
+        return TaskEntry(cls.name, steps, (cls.generate_step(facts, **own_settings(facts.config)),))
+
+    def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
+        return () if self._header is not None else super().texts(item, options)
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
         row = self.asked(item)
@@ -46,5 +65,22 @@ class WrittenAnswer(AskedPicture, RewritingTask):
         return [Row({**row.tensors, "decoder_input_ids": start}, row.length, component="encoder")]
 
     def repeated(self, value: np.ndarray, tokens: int) -> np.ndarray:
-        repeated: np.ndarray = np.resize(value, tokens) if value.ndim == 1 else value
+        drawn = value.ndim > 1 or self._header is not None
+        repeated: np.ndarray = value if drawn else np.resize(value, tokens)
         return repeated
+
+
+def _check_pages(facts: ModelFacts) -> None:
+    if not facts.image_processor.get("is_vqa"):
+        raise SupportError(
+            "Cannot ask this model.",
+            why="preprocessor_config.json says is_vqa: false, so it was trained to describe pictures",
+            fix="convert it with --task image-to-text",
+        )
+    if not facts.font:
+        raise SupportError(
+            "Cannot draw questions for this model.",
+            why=f"it reads them above the picture, and its folder has no {FONT_FILE}; transformers draws them in Arial, whose "
+            "licence does not let it be passed on",
+            fix=f"put a font as {FONT_FILE} into the model's folder: Arial where you may, or Liberation Sans, which is free and as wide",
+        )
