@@ -76,15 +76,15 @@ def cache_shapes(
         known: sizes of axes that an encoder's graph has as outputs; of others that are dynamic there is as much as the cache holds.
     """
     own = {"batch", "sequence", "kept", CAPACITY}
-    names = {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)} - own
-    bounds = [
-        axis.maximum for each in component.inputs for axis in each.axes if isinstance(axis, Axis) and axis.maximum
-    ]
+    axes = [axis for each in component.inputs for axis in each.axes if isinstance(axis, Axis)]
+    fixed = {axis.name: axis.buckets[-1] for axis in axes if axis.buckets} | dict(known or {})
+    names = {axis.name for axis in axes} - own
+    bounds = [axis.maximum for axis in axes if axis.maximum]
     most = min([*bounds, longest or _CAPACITIES[-1]])
     shapes = []
     for capacity in [*(each for each in _CAPACITIES if each < most), most]:
         for length in (1, min(_PIECE, capacity // 2)):
-            others = {name: (known or {}).get(name, capacity) for name in sorted(names)}
+            others = {name: fixed.get(name, capacity) for name in sorted(names)}
             shapes.append({"batch": 1, "sequence": length, "kept": 1, CAPACITY: capacity, **others})
     return shapes
 

@@ -15,7 +15,7 @@ from satchel_converters.pictures import draw
 from ..row import Row, lively, save, tokenizer
 from .writers import SIGHT, T5
 
-__all__ = ["ROWS", "blip_2", "blip_2_t5", "idefics3", "llava", "smolvlm"]
+__all__ = ["ROWS", "blip_2", "blip_2_t5", "idefics", "idefics3", "llava", "smolvlm"]
 
 _TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
@@ -31,7 +31,8 @@ _WRITES: Mapping[str, Any] = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": False,
 }
-_MARKS = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+_TURN = "<end_of_utterance>"
+_MARKS = ("<image>", "<fake_token_around_image>", "<global-img>", _TURN)
 
 
 def _reader() -> Any:  # Any: of transformers, without types
@@ -126,6 +127,74 @@ def _blip_2(folder: Path, reader: Any, text: Any, seed: int) -> None:
     save(folder, lively(transformers.Blip2ForConditionalGeneration(config), seed, 2.0), reader, looks)
 
 
+def idefics(folder: Path, *, seed: int = 0, resampled: bool = True) -> None:
+    """A language model with layers between its own that look at pictures."""
+    reader = tokenizer("bpe")
+    words = len(reader)
+    reader.add_special_tokens({"additional_special_tokens": ["<fake_token_around_image>", "<image>", _TURN]})
+    reader.model_max_length = 256
+    config = transformers.IdeficsConfig(
+        vocab_size=words,
+        additional_vocab_size=len(reader) - words,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        cross_layer_interval=2,
+        qk_layer_norms=resampled,
+        alpha_initializer="ones",
+        use_resampler=resampled,
+        vision_config={
+            "embed_dim": 24,
+            "image_size": 32,
+            "patch_size": 8,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+        },
+        perceiver_config={
+            "use_resampler": resampled,
+            "resampler_n_latents": 5,
+            "resampler_depth": 2,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 8,
+            "qk_layer_norms_perceiver": True,
+        },
+        **_special(reader),
+    )
+    looks = transformers.IdeficsImageProcessorPil(image_size=32)
+    save(folder, lively(transformers.IdeficsForVisionText2Text(config), seed, 2.0), reader, looks)
+
+
+def _looks_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What IDEFICS writes behind each text with pictures in it."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.IdeficsImageProcessorPil.from_pretrained(model)
+    loaded: Any = transformers.IdeficsForVisionText2Text.from_pretrained(model).eval()
+    processor: Any = transformers.IdeficsProcessor(looks, reader)
+    settings = {name: value for name, value in options.items() if name != "return_full_text"}
+    found = []
+    for item in inputs:
+        given = processor(text=_prompt(item), add_end_of_utterance_token=False)
+        with torch.inference_mode():
+            (ids,) = loaded.generate(**given, **settings)
+        before = reader.decode(given["input_ids"][0], skip_special_tokens=True)
+        reply = reader.decode(ids, skip_special_tokens=True)[len(before) :]
+        found.append([{"input_text": item["text"], "generated_text": reply}])
+    return [*found, *found]
+
+
+def _prompt(item: Mapping[str, Any]) -> list[Any]:
+    """Texts and pictures in their order; where the text has no marks, the pictures come first."""
+    pictures = item.get("images") or [item["image"]]
+    texts = item["text"].split("<image>")
+    if len(texts) == 1:
+        return [*pictures, *texts]
+    parts = [part for pair in zip(texts, [*pictures, ""], strict=True) for part in pair]
+    return [part for part in parts if not isinstance(part, str) or part]
+
+
 def _goes_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
     """What BLIP-2 writes behind each picture and text."""
     reader = transformers.AutoTokenizer.from_pretrained(model)
@@ -202,6 +271,17 @@ _PICTURES = tuple(draw(6000 + i) for i in range(3))
 
 ROWS: tuple[Row, ...] = (
     _row("blip_2", blip_2, _goes_on),
+    Row(
+        "idefics",
+        "image-text-to-text",
+        idefics,
+        (
+            {"image": _PICTURES[0], "text": _ASKED[0]},
+            {"images": list(_PICTURES[1:]), "text": "Where is <image> the <image>order? It has</s> not"},
+        ),
+        {"max_new_tokens": 12, "return_full_text": False},
+        oracle=_looks_on,
+    ),
     _row("idefics3", idefics3),
     _row("llava", llava),
     _row("smolvlm", smolvlm),

@@ -63,6 +63,7 @@ _WRITING: dict[str, str] = {  # of models that write, where the task's own way i
     "blip-2 image-to-text": ".blip_2_t5",
     "blip-2 visual-question-answering": ".blip_2_t5",
     "git": ".git",
+    "idefics": ".idefics",
     "idefics3": ".idefics3",
     "smolvlm": ".idefics3",
 }

@@ -50,7 +50,7 @@ class ImageTextToText(TextGeneration, ImageTask):
     options = {"return_full_text": True, "tools": None, **OPTIONS}
     component = "language_model"
     auto_model = "AutoModelForImageTextToText"
-    architectures = ("ForConditionalGeneration",)
+    architectures = ("ForConditionalGeneration", "IdeficsForVisionText2Text")
     processors = ("image_processor", "tokenizer")
     other_steps = ("tokenize", "image_tokens", "chat")
     columns = {
@@ -68,6 +68,18 @@ class ImageTextToText(TextGeneration, ImageTask):
         TextGeneration.__init__(self, entry, files)
         self._words = image_tokens(entry.preprocess)
         self._tiles = next((step.options for step in entry.preprocess if step.step == "tiles"), None)
+
+    @classmethod
+    def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
+        from .gated_pictures import GatedPictures  # which builds on this
+
+        return GatedPictures if config.get("model_type") == "idefics" else cls
+
+    @classmethod
+    def for_entry(cls, entry: TaskEntry) -> type[Task]:
+        from .gated_pictures import GatedPictures
+
+        return GatedPictures if image_tokens(entry.preprocess).get("gated") else cls
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
@@ -130,17 +142,18 @@ class ImageTextToText(TextGeneration, ImageTask):
     def prompts(
         self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
     ) -> list[Prompt]:
-        made = []
+        made, least = [], self._words["count"]
         for item in items:
             ids, pixels = self._read(item, options)
             if len(ids) >= self.max_length:
                 raise UsageError(
                     f"Cannot go on with pictures and a text of {len(ids)} tokens together.",
-                    why=f"the model can hold {self.max_length} in all, and a picture is at least {self._words['count']}",
+                    why=f"the model can hold {self.max_length} in all"
+                    + (f", and a picture is at least {least}" if least else ""),
                     fix="give fewer pictures or less text",
                 )
             known = np.where(ids < self._words["first"], ids, self._words["id"])
-            row = Row({"pixel_values": pixels}, len(ids))
+            row = Row({"input_ids": ids, "pixel_values": pixels}, len(ids))
             made.append(Prompt(known.tolist(), self.max_length, self.beside(graphs, [row]), given=ids))
         return made
 
