@@ -15,6 +15,7 @@ import numpy as np
 
 from satchel_runtimes.errors import IntegrityError, SupportError
 from satchel_runtimes.tasks.image_steps import FONT_FILE
+from satchel_runtimes.tasks.patches import PLACES
 from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
@@ -124,7 +125,9 @@ class Processors:
         """What transformers makes of a picture, with a text above it where there is one."""
         if not header:
             found: Any = self.image_processor(picture, return_tensors="np")
-            return found if isinstance(found, Mapping) else {"pixel_values": found}  # IDEFICS has nothing else
+            if not isinstance(found, Mapping):  # IDEFICS has nothing else
+                return {"pixel_values": found}
+            return _gridded(self.image_processor, found) if "image_grid_thw" in found else found
         # It fetches its own font from the Hub, and takes another in this part alone.
         whole = np.asarray(picture).transpose(2, 0, 1)
         drawn = self.image_processor.render_header(whole, header, font_path=str(self._font))
@@ -149,6 +152,16 @@ class Processors:
         if self._font is not None:
             shutil.copyfile(self._font, folder / FONT_FILE)
         return [name for name in _FILES if (folder / name).is_file()]
+
+
+def _gridded(processor: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Patches of one picture, and their places as the model makes them."""
+    import torch
+    from transformers.vision_utils import get_vision_position_ids
+
+    grid = torch.from_numpy(np.asarray(found["image_grid_thw"]))
+    places = get_vision_position_ids(grid, processor.merge_size)
+    return {"pixel_values": np.asarray(found["pixel_values"])[None], PLACES: places[None].numpy()}
 
 
 def ctc_of(tokenizer: Any) -> dict[str, Any]:  # Any: classes of transformers, most of them without types

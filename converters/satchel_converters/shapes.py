@@ -35,6 +35,7 @@ _CAPACITIES = (128, 512)  # tokens of a cache, where nothing else is asked for
 _PIECE = 32  # tokens of a prompt that one call reads
 
 SIDES = frozenset({"height", "width"})  # the names of a picture's axes where it may have any size
+_UNFILLED = SIDES | {"grid"}  # and of its patches, where padding would be seen
 
 Run = Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]
 
@@ -46,7 +47,7 @@ def static_shapes(component: Component, buckets: Sequence[int]) -> list[dict[str
     Raises:
         SupportError: pictures of any size, or sounds whose padding would be heard.
     """
-    if SIDES & {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}:
+    if _UNFILLED & {axis.name for each in component.inputs for axis in each.axes if isinstance(axis, Axis)}:
         raise SupportError(
             f"Cannot fix the shape of {component.name}.",
             why="its image processor gives each picture a size of its own, and padding one would change the answer",

@@ -15,7 +15,7 @@ from satchel_converters.pictures import draw
 from ..row import Row, lively, save, tokenizer
 from .writers import SIGHT, T5
 
-__all__ = ["ROWS", "blip_2", "blip_2_t5", "idefics", "idefics3", "llava", "smolvlm"]
+__all__ = ["ROWS", "blip_2", "blip_2_t5", "idefics", "idefics3", "llava", "qwen2_vl", "smolvlm"]
 
 _TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {% if message['content'] is string %}{{ message['content'] }}"
@@ -167,6 +167,69 @@ def idefics(folder: Path, *, seed: int = 0, resampled: bool = True) -> None:
     save(folder, lively(transformers.IdeficsForVisionText2Text(config), seed, 2.0), reader, looks)
 
 
+def qwen2_vl(folder: Path, *, seed: int = 0) -> None:
+    """A language model that is told where each token of a picture is in height and width."""
+    reader = tokenizer("bpe")
+    marks = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+    reader.add_special_tokens({"additional_special_tokens": marks})
+    shown = _TEMPLATE.replace("<image>", "".join(marks[:3]))
+    reader.chat_template, reader.model_max_length = shown, 256
+    start, image, end, film = (reader.convert_tokens_to_ids(each) for each in marks)
+    config = transformers.Qwen2VLConfig(
+        text_config={
+            **_WRITES,
+            **_special(reader),
+            "vocab_size": len(reader),
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "mlp_ratio": 2,
+            "num_heads": 4,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        },
+        image_token_id=image,
+        video_token_id=film,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        tie_word_embeddings=False,
+    )
+    looks = transformers.Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 256, "longest_edge": 2048}
+    )
+    save(folder, lively(transformers.Qwen2VLForConditionalGeneration(config), seed, 2.0), reader, looks)
+
+
+def _places(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """What Qwen2-VL says to each user's pictures and text; its own processor needs packages for films."""
+    reader = transformers.AutoTokenizer.from_pretrained(model)
+    looks = transformers.Qwen2VLImageProcessorPil.from_pretrained(model)
+    loaded: Any = transformers.Qwen2VLForConditionalGeneration.from_pretrained(model).eval()
+    settings = {name: value for name, value in options.items() if name != "return_full_text"}
+    found = []
+    for item in inputs:
+        pictures = item.get("images") or [item["image"]]
+        parts = [*({"type": "image"} for _ in pictures), {"type": "text", "text": item["text"]}]
+        said = [{"role": "user", "content": parts}]
+        text = reader.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        seen = looks(pictures, return_tensors="pt")
+        before, *others = text.split("<|image_pad|>")
+        for grid, after in zip(seen["image_grid_thw"], others, strict=True):
+            before += "<|image_pad|>" * (int(grid.prod()) // 4) + after
+        ids = reader(before, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        kinds = (ids == loaded.config.image_token_id).to(torch.int64)
+        with torch.inference_mode():
+            (made,) = loaded.generate(input_ids=ids, mm_token_type_ids=kinds, **seen, **settings)
+        given = reader.decode(ids[0], skip_special_tokens=True)
+        reply = reader.decode(made, skip_special_tokens=True)[len(given) :]
+        found.append([{"input_text": item["text"], "generated_text": reply}])
+    return [*found, *found]
+
+
 def _looks_on(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
     """What IDEFICS writes behind each text with pictures in it."""
     reader = transformers.AutoTokenizer.from_pretrained(model)
@@ -284,6 +347,18 @@ ROWS: tuple[Row, ...] = (
     ),
     _row("idefics3", idefics3),
     _row("llava", llava),
+    Row(
+        "qwen2_vl",
+        "image-text-to-text",
+        qwen2_vl,
+        (
+            {"image": _PICTURES[0], "text": _ASKED[0]},
+            {"images": list(_PICTURES[1:]), "text": _ASKED[1]},
+        ),
+        {"max_new_tokens": 12, "return_full_text": False},
+        oracle=_places,
+        absent={"tflite": "Each picture has a size of its own."},
+    ),
     _row("smolvlm", smolvlm),
     Row(
         "blip_2, t5",

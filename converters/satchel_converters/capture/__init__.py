@@ -65,6 +65,7 @@ _WRITING: dict[str, str] = {  # of models that write, where the task's own way i
     "git": ".git",
     "idefics": ".idefics",
     "idefics3": ".idefics3",
+    "qwen2_vl": ".qwen2_vl",
     "smolvlm": ".idefics3",
 }
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way

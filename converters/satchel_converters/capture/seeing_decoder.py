@@ -22,7 +22,7 @@ from .image import picture_input
 if TYPE_CHECKING:
     from . import Loaded
 
-__all__ = ["capture"]
+__all__ = ["capture", "embedded"]
 
 _PROJECTORS = ("multi_modal_projector", "connector", "language_projection")  # as transformers' models name theirs
 _WORDS = 9  # of the text behind a picture that the capture is checked on
@@ -73,7 +73,7 @@ class _SightReference(torch.nn.Module):
         return {FEATURES: torch.stack(rows)}
 
 
-def _embedded(table: torch.nn.Module, ids: torch.Tensor, features: torch.Tensor, first: int) -> torch.Tensor:
+def embedded(table: torch.nn.Module, ids: torch.Tensor, features: torch.Tensor, first: int) -> torch.Tensor:
     """Of words the rows of the table, of numbers from `first` up those of the features: [batch, sequence, width]."""
     places = (ids - first).clamp(min=0)[:, :, None].expand(-1, -1, features.shape[-1])
     words: torch.Tensor = table(ids.clamp(max=first - 1))
@@ -88,9 +88,9 @@ class _Reader(Decoder):
         self.first = first
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        embedded = _embedded(self.model.get_input_embeddings(), input_ids, others[FEATURES], self.first)
+        states = embedded(self.model.get_input_embeddings(), input_ids, others[FEATURES], self.first)
         placed = {"position_ids": held.positions} if self.takes_positions and isinstance(held, Held) else {}
-        result: torch.Tensor = self.model(inputs_embeds=embedded, use_cache=False, return_dict=True, **placed).logits
+        result: torch.Tensor = self.model(inputs_embeds=states, use_cache=False, return_dict=True, **placed).logits
         return result
 
 
@@ -100,8 +100,8 @@ class _ReaderReference(Reference):
         self.first = first
 
     def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        embedded = _embedded(self.model.get_input_embeddings(), input_ids, others[FEATURES], self.first)
-        result: torch.Tensor = self.model(inputs_embeds=embedded, past_key_values=cache, use_cache=True).logits
+        states = embedded(self.model.get_input_embeddings(), input_ids, others[FEATURES], self.first)
+        result: torch.Tensor = self.model(inputs_embeds=states, past_key_values=cache, use_cache=True).logits
         return result
 
 

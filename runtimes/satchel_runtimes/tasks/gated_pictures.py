@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..chat import check_messages
-from ..errors import SupportError, UsageError
+from ..errors import SupportError
 from ..manifest import Step, TaskEntry
 from ..sessions import Session, Tensors
 from .image import image_steps
@@ -56,7 +56,7 @@ class GatedPictures(ImageTextToText):
                 fix="copy all files of the model's repository, the tokenizer's added tokens among them",
             )
         shown = {
-            "gated": True,
+            "family": "idefics",
             "id": facts.added_tokens[_MARK],
             "first": int(config["vocab_size"]) + int(config.get("additional_vocab_size") or 0),
             "count": 0,
@@ -91,26 +91,22 @@ class GatedPictures(ImageTextToText):
             found[place] = first, min(until, default=_END)
         return found
 
-    def _read(self, item: Input, options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, item: Input, options: Mapping[str, Any]) -> Tensors:
         """Token numbers; and pixels, [pictures, 3, height, width]."""
         said, pictures = self._parts(item)
         text = self._conversation(said, options.get("tools")) if is_chat(said) else said
         pieces = text.split(_MARK)
         if len(pieces) == 1:  # nobody says where they stand
             pieces = [*([""] * len(pictures)), text]
-        if len(pieces) != len(pictures) + 1:
-            raise UsageError(
-                f"Cannot read a text with {len(pieces) - 1} marks {_MARK} and {len(pictures)} pictures.",
-                why="each picture stands at a mark",
-                fix=f"put {_MARK} into the text once for each picture, or none at all",
-            )
+        pieces = self._pieces(pieces, _MARK, len(pictures))
         whole = str(self._words["begin"]) if not text.startswith(str(self._words["begin"])) else ""
         for number, piece in enumerate(pieces):
             if number:  # two that follow each other share what stands around them
                 whole += f"{_MARK}{_FAKE}" if number > 1 and not pieces[number - 1] else f"{_FAKE}{_MARK}{_FAKE}"
             whole += piece.strip(" ")
         ids: np.ndarray = np.array(self.encoding(whole, special=False, cut=False).ids, dtype=np.int64)
-        return ids, np.stack([self.tensors(self.picture(each))["pixel_values"] for each in pictures])
+        pixels = np.stack([self.tensors(self.picture(each))["pixel_values"] for each in pictures])
+        return {"input_ids": ids, "pixel_values": pixels}
 
     def _conversation(self, messages: Sequence[Mapping[str, Any]], tools: Any) -> str:
         if self._talks() or not self._words["turns"]:

@@ -19,7 +19,7 @@ from ..errors import IntegrityError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
 from .image_steps import FILTERS, STEPS, image_size, image_steps, resized_size, thumbnail_size
-from .patches import drawn_header, flattened, headed_size, open_font, with_header
+from .patches import drawn_header, flattened, gridded, headed_size, open_font, with_header
 from .task import Files, Input, ModelFacts, Row, Task
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class ImageTask(Task):
             self._table = _table(entry.preprocess)
             self._clusters = _clusters(entry.preprocess)
             named = {step.step: step.options for step in entry.preprocess}
-            self._patches, self._header = named.get("patches"), named.get("header")
+            self._patches, self._header, self._grid = (named.get(each) for each in ("patches", "header", "grid"))
             self._font = open_font(files.read(self._header["font"]), self._header) if self._header else None
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise IntegrityError(
@@ -98,6 +98,8 @@ class ImageTask(Task):
         if self._patches is not None:
             return flattened(np.asarray(picture), self._patches)
         values = self.pixels(picture)
+        if self._grid is not None:
+            return gridded(values, self._grid)
         if self._clusters is None:
             return {"pixel_values": values}
         return {"input_ids": _nearest(values, self._clusters)}

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
-from ..errors import SupportError
+from ..errors import SupportError, UsageError
 from ..manifest import Step
 
 __all__ = [
     "FILTERS",
     "FONT_FILE",
+    "GRIDDED",
     "STEPS",
     "TILED",
     "image_multiple",
@@ -39,7 +40,9 @@ STEPS = (
     "quantize_colors",
     "header",
     "patches",
+    "grid",
 )
+GRIDDED = ("Qwen2VL",)  # that give each picture patches of its own number, in a grid
 TILED = ("Idefics3", "SmolVLM")  # processors that cut a large picture into tiles
 
 # Of a processor's switches those that are served here, and those that do nothing to a picture that is only looked at.
@@ -61,6 +64,7 @@ _BETWEEN_EDGES = {
     "Mask2Former": "up",
 }
 _YOLOS_MULTIPLE = 16
+_STRIP = 200  # times that one side is longer, at most
 # How Pix2Struct's processor draws a question: it has no settings for it.
 _HEADER: Mapping[str, Any] = {"font": FONT_FILE, "size": 36, "columns": 80, "margin": 5}
 _DETECTORS = tuple(_BETWEEN_EDGES)
@@ -91,7 +95,7 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
         steps += _resize(kind, has)
     if has.get("do_center_crop") and kind != "Segformer":  # that one has the setting and no such step
         steps.append(Step("center_crop", _box(kind, has.get("crop_size"))))
-    if image_size(steps) is None and not any_size:
+    if image_size(steps) is None and not any_size and kind not in GRIDDED:
         raise _unserved(kind, "it gives pictures of any size, and a graph takes one")
     if has.get("do_flip_channel_order"):
         steps.append(Step("flip_channels"))
@@ -102,6 +106,9 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
         steps.append(Step("normalize", {"mean": _three(has["image_mean"]), "std": _three(has["image_std"])}))
     if has.get("include_top"):  # EfficientNet divides by the deviation once more
         steps.append(Step("normalize", {"mean": [0.0] * 3, "std": _three(has["image_std"])}))
+    if kind in GRIDDED:
+        sides = {"patch": int(has["patch_size"]), "merge": int(has["merge_size"])}
+        steps.append(Step("grid", {**sides, "frames": int(has["temporal_patch_size"])}))
     if kind == "Swin2SR" and has.get("do_pad"):
         steps.append(Step("pad", {"multiple": int(has["size_divisor"])}))
     if kind == "ImageGPT" and has.get("do_color_quantize"):
@@ -145,6 +152,8 @@ def resized_size(size: Mapping[str, Any], height: int, width: int) -> tuple[int,
     multiple = int(size.get("multiple", 1))
     if size.get("round") == "half up":
         return _within_edges(size, height, width)
+    if "most" in size:
+        return _within_pixels(size, height, width)
     if "longest_edge" in size:
         new = _between_edges(size["shortest_edge"], size["longest_edge"], height, width, size.get("round") == "down")
         if size.get("round") == "up":
@@ -172,6 +181,29 @@ def _within_edges(size: Mapping[str, Any], height: int, width: int) -> tuple[int
         high, wide = scale * high, scale * wide
     multiple = size["multiple"]
     return int(high + 0.5) // multiple * multiple, int(wide + 0.5) // multiple * multiple
+
+
+def _within_pixels(size: Mapping[str, Any], height: int, width: int) -> tuple[int, int]:
+    """As Qwen2-VL does: whole multiples, and no fewer and no more pixels than it was trained with.
+
+    Raises:
+        UsageError: a strip, which it was not trained with.
+    """
+    if max(height, width) > _STRIP * min(height, width):
+        raise UsageError(
+            f"Cannot use a picture of {width}x{height} pixels.",
+            why=f"one side is more than {_STRIP} times the other, and the model's processor refuses that",
+            fix="crop it to what there is to see",
+        )
+    unit, least, most = size["multiple"], size["least"], size["most"]
+    new = round(height / unit) * unit, round(width / unit) * unit
+    if new[0] * new[1] > most:
+        scale = math.sqrt(height * width / most)
+        return tuple(max(unit, math.floor(side / scale / unit) * unit) for side in (height, width))  # type: ignore[return-value]  # two
+    if new[0] * new[1] < least:
+        scale = math.sqrt(least / (height * width))
+        return tuple(math.ceil(side * scale / unit) * unit for side in (height, width))  # type: ignore[return-value]  # likewise
+    return new
 
 
 def _between_edges(shortest: int, longest: int, height: int, width: int, again: bool) -> tuple[int, int]:
@@ -248,6 +280,10 @@ def _resize(kind: str, has: Mapping[str, Any]) -> list[Step]:
         raise _unserved(kind, f"its filter is {resample!r}")
     how = {"filter": FILTERS[int(resample)]}
     edge = size.get("shortest_edge")
+    if kind in GRIDDED:
+        unit = int(has["patch_size"]) * int(has["merge_size"])
+        bounds = {"least": int(size["shortest_edge"]), "most": int(size["longest_edge"])}
+        return [Step("resize", {**bounds, "multiple": unit, **how})]
     if kind == "GLPN":
         return [Step("resize", {"multiple": int(has["size_divisor"]), **how})]
     if kind == "Vilt" and edge:

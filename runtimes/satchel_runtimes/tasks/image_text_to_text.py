@@ -71,15 +71,11 @@ class ImageTextToText(TextGeneration, ImageTask):
 
     @classmethod
     def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
-        from .gated_pictures import GatedPictures  # which builds on this
-
-        return GatedPictures if config.get("model_type") == "idefics" else cls
+        return _others().get(str(config.get("model_type")), cls)
 
     @classmethod
     def for_entry(cls, entry: TaskEntry) -> type[Task]:
-        from .gated_pictures import GatedPictures
-
-        return GatedPictures if image_tokens(entry.preprocess).get("gated") else cls
+        return _others().get(image_tokens(entry.preprocess).get("family", ""), cls)
 
     @classmethod
     def fits(cls, facts: ModelFacts) -> bool:
@@ -136,15 +132,17 @@ class ImageTextToText(TextGeneration, ImageTask):
         return {"pixel_values": np.stack([self.pixels(view) for view in views])}
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
-        ids, pixels = self._read(item, options)
-        return [Row({"input_ids": ids[: self.max_length], "pixel_values": pixels}, min(len(ids), self.max_length))]
+        read = self._read(item, options)
+        ids = read["input_ids"][: self.max_length]
+        return [Row({**read, "input_ids": ids}, len(ids))]
 
     def prompts(
         self, graphs: Mapping[str, Session], items: Sequence[Input], options: Mapping[str, Any]
     ) -> list[Prompt]:
         made, least = [], self._words["count"]
         for item in items:
-            ids, pixels = self._read(item, options)
+            read = self._read(item, options)
+            ids = read["input_ids"]
             if len(ids) >= self.max_length:
                 raise UsageError(
                     f"Cannot go on with pictures and a text of {len(ids)} tokens together.",
@@ -153,8 +151,8 @@ class ImageTextToText(TextGeneration, ImageTask):
                     fix="give fewer pictures or less text",
                 )
             known = np.where(ids < self._words["first"], ids, self._words["id"])
-            row = Row({"input_ids": ids, "pixel_values": pixels}, len(ids))
-            made.append(Prompt(known.tolist(), self.max_length, self.beside(graphs, [row]), given=ids))
+            beside = self.beside(graphs, [Row(read, len(ids))])
+            made.append(Prompt(known.tolist(), self.max_length, beside, given=ids))
         return made
 
     def beside(self, graphs: Mapping[str, Session], rows: Sequence[Row]) -> Tensors:
@@ -185,20 +183,14 @@ class ImageTextToText(TextGeneration, ImageTask):
         # One after the other: how much each sees differs.
         return super().run(graphs, inputs, options, 1)
 
-    def _read(self, item: Input, options: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, item: Input, options: Mapping[str, Any]) -> Tensors:
         """Token numbers, of which those from `first` up are places in the features; and pixels, [pictures, 3, height, width]."""
         said, pictures = self._parts(item)
         if self._words["ahead"]:
             return self._ahead(said, pictures)
         text = self._conversation(said, options.get("tools")) if is_chat(said) else said
         mark = str(self.tokenizer.id_to_token(self._words["id"]))
-        pieces, pixels = text.split(mark), []
-        if len(pieces) != len(pictures) + 1:
-            raise UsageError(
-                f"Cannot read a text with {len(pieces) - 1} marks {mark} and {len(pictures)} pictures.",
-                why="each picture stands at a mark",
-                fix=f"put {mark} into the text once for each picture, or none at all",
-            )
+        pieces, pixels = self._pieces(text.split(mark), mark, len(pictures)), []
         whole = pieces[0]
         for given, after in zip(pictures, pieces[1:]):
             picture = self.picture(given)
@@ -207,13 +199,25 @@ class ImageTextToText(TextGeneration, ImageTask):
             whole += self._marks(picture, mark) + after
         ids: np.ndarray = np.array(self.encoding(whole, special=not is_chat(said), cut=False).ids, dtype=np.int64)
         seen = ids == self._words["id"]
-        return np.where(seen, self._words["first"] + np.cumsum(seen) - 1, ids), np.concatenate(pixels)
+        known = np.where(seen, self._words["first"] + np.cumsum(seen) - 1, ids)
+        return {"input_ids": known, "pixel_values": np.concatenate(pixels)}
 
-    def _ahead(self, text: str, pictures: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _pieces(self, pieces: list[str], mark: str, pictures: int) -> list[str]:
+        """Raises: UsageError where a text has other marks than pictures."""
+        if len(pieces) != pictures + 1:
+            raise UsageError(
+                f"Cannot read a text with {len(pieces) - 1} marks {mark} and {pictures} pictures.",
+                why="each picture stands at a mark",
+                fix=f"put {mark} into the text once for each picture, or none at all",
+            )
+        return pieces
+
+    def _ahead(self, text: str, pictures: Sequence[Any]) -> Tensors:
         """As of `_read`, of a model that reads its pictures before the text and has no marks for them there."""
         pixels = np.stack([self.tensors(self.picture(each))["pixel_values"] for each in pictures])
         ids = np.array(self.encoding(text, cut=False).ids, dtype=np.int64)
-        return np.concatenate([self._words["first"] + np.arange(len(pixels) * self._words["count"]), ids]), pixels
+        before = self._words["first"] + np.arange(len(pixels) * self._words["count"])
+        return {"input_ids": np.concatenate([before, ids]), "pixel_values": pixels}
 
     def _parts(self, item: Input) -> tuple[Any, list[Any]]:
         """A text or conversation, and its pictures."""
@@ -279,6 +283,14 @@ class ImageTextToText(TextGeneration, ImageTask):
         places = [(j * side, i * side) for i in range(rows) for j in range(columns)]
         tiles = [picture.crop((left, top, left + side, top + side)) for left, top in places]
         return [*tiles, picture.resize((side, side), resample=resample)], (rows, columns)
+
+
+def _others() -> Mapping[str, type[Task]]:
+    """Families whose pictures stand otherwise in a text."""
+    from .gated_pictures import GatedPictures  # which build on this
+    from .grid_pictures import GridPictures
+
+    return {"idefics": GatedPictures, "qwen2_vl": GridPictures}
 
 
 def _longest(height: int, width: int, edge: int) -> tuple[int, int]:

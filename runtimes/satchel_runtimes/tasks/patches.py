@@ -21,9 +21,21 @@ from ..toolchain import need
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MASK", "PATCHES", "drawn_header", "flattened", "headed_size", "open_font", "with_header"]
+__all__ = [
+    "MASK",
+    "PATCHES",
+    "PLACES",
+    "drawn_header",
+    "flattened",
+    "grid_places",
+    "gridded",
+    "headed_size",
+    "open_font",
+    "with_header",
+]
 
 PATCHES, MASK = "flattened_patches", "attention_mask"
+PLACES = "patch_places"  # row and column of each patch, where they stand in a grid
 
 
 def flattened(picture: np.ndarray, step: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -46,6 +58,23 @@ def flattened(picture: np.ndarray, step: Mapping[str, Any]) -> dict[str, np.ndar
     places = np.indices((rows, columns)).reshape(2, -1).T + 1
     found: np.ndarray = np.concatenate([places.astype(np.float32), parts], axis=1)
     return {PATCHES: found, MASK: np.ones(len(found), dtype=np.int64)}
+
+
+def grid_places(rows: int, columns: int, merge: int) -> np.ndarray:
+    """Row and column of each patch where those that become one token follow each other, int64 [patches, 2]."""
+    places = np.indices((rows, columns)).reshape(2, rows // merge, merge, columns // merge, merge)
+    found: np.ndarray = places.transpose(1, 3, 2, 4, 0).reshape(-1, 2)
+    return found
+
+
+def gridded(values: np.ndarray, step: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Qwen2-VL's patches of a picture, [3, height, width], each as often as frames of a film are one patch."""
+    patch, merge, frames = int(step["patch"]), int(step["merge"]), int(step["frames"])
+    rows, columns = values.shape[1] // patch, values.shape[2] // patch
+    shape = (3, rows // merge, merge, patch, columns // merge, merge, patch)
+    parts = values.reshape(shape).transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    found: np.ndarray = np.repeat(parts, frames, axis=5).reshape(rows * columns, -1)
+    return {"pixel_values": found, PLACES: grid_places(rows, columns, merge)}
 
 
 def _resized(values: np.ndarray, size: int, axis: int) -> np.ndarray:
