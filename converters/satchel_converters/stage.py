@@ -69,7 +69,9 @@ class Stage:
     def folder(self) -> Path:
         return self.twin.folder
 
-    def calibration(self, own: Sequence[Any] | None, run: Run | None = None) -> Calibration:  # Any: what the main task takes
+    def calibration(
+        self, own: Sequence[Any] | None, run: Run | None = None
+    ) -> Calibration:  # Any: what the main task takes
         """A user's inputs for the main task, or the built-in ones, encoded as a device will encode them. Where `run` opens a
         graph, a language model goes on with the built-in ones (`own_words`)."""
 
