@@ -143,8 +143,9 @@ def likeliest(scores: np.ndarray) -> int:
 def draw(scores: np.ndarray, random: np.random.Generator) -> int:
     """A token by chance. Raises: UsageError where none can come."""
     likeliest(scores)
-    chances = np.cumsum(softmax(scores), dtype=np.float64)
-    return int(np.searchsorted(chances, random.random() * chances[-1], side="right"))
+    possible = np.flatnonzero(scores > -np.inf)
+    chances = np.cumsum(softmax(scores[possible]), dtype=np.float64)
+    return int(possible[np.searchsorted(chances, random.random() * chances[-1], side="right")])
 
 
 def no_token(best: float) -> SatchelError:
