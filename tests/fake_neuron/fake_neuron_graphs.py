@@ -57,6 +57,21 @@ def compiled(model: Any, inputs: Any, cast: str) -> Any:
     return _scripted(inner, len(given), checks + _placed(len(given), _outputs(found)), _outputs(found))
 
 
+def makes_nothing_on_the_host(model: Any, inputs: Any) -> None:
+    """The vendor traces on torch-xla's device: tensors that a model makes elsewhere do not meet those of its inputs."""
+    scripts = [each for each in model.modules() if isinstance(each, torch.jit.ScriptModule)]
+    if not scripts:
+        with torch.no_grad():
+            copy.deepcopy(model).to("meta")(*[each.to("meta") for each in inputs])
+        return
+    graph = scripts[0].inlined_graph
+    for node in graph.findAllNodes("prim::Constant"):
+        if node.output().type().kind() == "DeviceObjType":
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found xla and {node.output().toIValue()}"
+            )
+
+
 def _placed(inputs: int, outputs: int) -> str:
     """Outputs stay on the device where all inputs lie there, and on the core of the graph; one that does not brings all back."""
     there = " and ".join(f"not a{place}.is_cpu" for place in range(inputs))

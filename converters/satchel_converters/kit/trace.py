@@ -83,8 +83,23 @@ def _save(whole: Any, file: Path, reader: str | None) -> str:  # Any: a script
             why=f"torch {reader}, which reads the kit, has no operator {', '.join(unknown)}",
             fix="choose a device with a newer torch, such as inf2; or give the architecture a file in capture/",
         )
+    if not reader:
+        _follow_inputs(whole)
     save_trace(whole, file, freeze=False)  # the vendors' compilers look for the weights
     return file.name
+
+
+def _follow_inputs(whole: Any) -> None:  # Any: a script
+    """Let what the graph makes lie where its inputs do: a trace keeps the device that it ran on, and torch_neuronx traces it again on
+    one of its own."""
+    graph = whole.graph
+    torch._C._jit_pass_inline(graph)
+    place = graph.create("prim::device", [list(graph.inputs())[1]], 1)  # the first is the module itself
+    place.output().setType(torch._C.DeviceObjType.get())
+    graph.prependNode(place)
+    for node in graph.findAllNodes("prim::Constant"):
+        if node.output().type().kind() == "DeviceObjType":
+            node.output().replaceAllUsesWith(place.output())
 
 
 def unknown_operators(traced: Any, reader: str) -> list[str]:  # Any: a script

@@ -9,7 +9,7 @@ import shlex
 from typing import Any
 
 import fake_neuron_device  # noqa: F401  # torch knows the device once the package is imported
-from fake_neuron_graphs import batched, compiled, run_compiler
+from fake_neuron_graphs import batched, compiled, makes_nothing_on_the_host, run_compiler
 
 from . import experimental
 
@@ -32,6 +32,8 @@ def trace(
 ) -> Any:
     if _ or input_output_aliases or partitioner_config is not None or cpu_backend:
         raise TypeError("the fake does not know this argument")
+    if not inline_weights_to_neff:
+        makes_nothing_on_the_host(func, example_inputs)
     arguments = shlex.split(compiler_args) if isinstance(compiler_args, str) else list(compiler_args or [])
     print("...\nCompiler status PASS")  # the real one talks on stdout
     run_compiler("neuronx-cc", arguments, compiler_workdir)
