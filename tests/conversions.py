@@ -32,6 +32,7 @@ __all__ = [
     "Refusal",
     "add_earlier",
     "append_node",
+    "blinded",
     "change_answers",
     "command",
     "damage",
@@ -105,6 +106,18 @@ def append_node(model: onnx.ModelProto, kind: str, *constants: np.ndarray, **att
         inputs.append(f"{name}.constant{place}")
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, inputs[-1]))
     model.graph.node.append(helper.make_node(kind, inputs, [name], **attributes))
+
+
+def blinded(model: onnx.ModelProto, name: str) -> None:
+    """Put nothing in the place of an input, where a graph has it."""
+    if not any(each.name == name for each in model.graph.input):
+        return
+    for node in model.graph.node:
+        for place, each in enumerate(node.input):
+            if each == name:
+                node.input[place] = "nothing"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
+    model.graph.node.insert(0, helper.make_node("Mul", [name, "zero"], ["nothing"]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import transformers
 from benchmarks.matrix.rows import pages
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
 from PIL import Image, ImageFont
-from tests.conversions import damage, refused
+from tests.conversions import blinded, damage, refused
 
 import satchel
 from satchel_converters.pictures import draw
@@ -191,25 +189,13 @@ class TestAnswers:
     def test_of_a_graph_that_does_not_look_are_refused(
         self, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        damage(monkeypatch, blind)
+        damage(monkeypatch, lambda graph: blinded(graph, PATCHES))
 
         refusal = refused(
             reader.folder, tmp_path / "out", ParityError, device="generic-x86-64", quantize="fp32", prefer="size"
         )
 
         assert refusal.report["exit_code"] == 10
-
-
-def blind(model: onnx.ModelProto) -> None:
-    """The encoder's patches are nothing, with all their places."""
-    if not any(each.name == PATCHES for each in model.graph.input):
-        return
-    for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name == PATCHES:
-                node.input[place] = "nothing"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.float32), "zero"))
-    model.graph.node.insert(0, helper.make_node("Mul", [PATCHES, "zero"], ["nothing"]))
 
 
 class TestFonts:
