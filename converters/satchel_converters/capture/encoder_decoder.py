@@ -396,9 +396,9 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
     if pictures and ("question" in named or (loaded.task.modality == "image" and "prompt" not in named)):
         return pictures  # the decoder reads the text
     if loaded.task.modality == "audio":
-        steps = {step.step: step.options for step in audio_steps(loaded.facts())}
-        if "frames" in steps:
-            kernels, strides = steps["frames"]["kernels"], steps["frames"]["strides"]
+        heard = {step.step: step.options for step in audio_steps(loaded.facts())}
+        if "frames" in heard:
+            kernels, strides = heard["frames"]["kernels"], heard["frames"]["strides"]
             least = receptive_field(1, kernels, strides)
             made = torch.randn(
                 (2, receptive_field(19, kernels, strides) + 7), generator=torch.Generator().manual_seed(0)
@@ -406,7 +406,7 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
             rate = int(loaded.processors.feature_extractor.sampling_rate)
             length = Axis("samples", least, buckets=tuple(seconds * rate for seconds in SECONDS))
             return {Input("input_values", "float32", (Axis("batch"), length)): made}
-        shape = (steps["log_mel"]["bins"], steps["log_mel"]["frames"])
+        shape = (heard["log_mel"]["bins"], heard["log_mel"]["frames"])
         made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
         return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
     sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
