@@ -306,7 +306,7 @@ def test_a_decoder_that_does_not_look_at_its_encoder_is_refused(kept: Kept, monk
         return torch.zeros_like(query).transpose(1, 2)
 
     loaded = load_model(find_source(kept.folder), "translation")
-    monkeypatch.setattr(attention, "_across", blind)
+    monkeypatch.setattr(attention, "across", blind)
 
     with pytest.raises(SupportError, match="answers otherwise by"):
         capture(loaded)

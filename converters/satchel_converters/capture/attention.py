@@ -22,6 +22,7 @@ __all__ = [
     "NAME",
     "Asked",
     "Held",
+    "across",
     "attend",
     "attending",
     "held_capacity",
@@ -103,7 +104,7 @@ def attend(
         return torch.zeros(query.shape[0], query.shape[2], heads, value.shape[3]), None
     if held.crossing:
         held.crossing = False
-        return _across(query, key, value, held.seen, scale, heads), None
+        return across(query, key, value, held.seen, scale, heads), None
     past_key, past_value = held.next()
     window = -1 if sliding_window is None else int(sliding_window)
     # The operator has one size for keys and values, of whole groups of eight.
@@ -240,10 +241,10 @@ def held_capacity() -> int:
     return held.past[0][0].shape[2]
 
 
-def _across(
+def across(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None, scale: float, heads: int
 ) -> torch.Tensor:
-    """Attention to an encoder's tokens, [batch, sequence, heads, head size]."""
+    """Attention to an encoder's tokens, or of an encoder's to each other, [batch, sequence, heads, head size]."""
     batch, _, length, size = query.shape
     kept, places = key.shape[1], key.shape[2]
     if torch.onnx.is_in_onnx_export() and heads == int(kept):
