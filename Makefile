@@ -45,7 +45,7 @@ test: install lint
 test-fast: install
 	$(BIN)/python -m pytest -m "not slow" -x tests/test_architecture.py tests/test_device_profiles.py tests/test_bundle.py tests/test_tensors.py tests/test_toolchain.py
 
-# Every architecture in every format: hours. It goes on where it was; docs/support.md is written at the end.
+# Every architecture in every format: hours. It goes on where it was; at the end docs/support.md is made of benchmarks/matrix/measured.json.
 matrix: install
 	$(BIN)/python -m benchmarks.matrix
 

@@ -1,8 +1,13 @@
-"""Run the matrix: `python -m benchmarks.matrix [--only REGEX] [--formats onnx,tflite] [--fast] [--again]`."""
+"""Run the matrix: `python -m benchmarks.matrix [--only REGEX] [--formats onnx,tflite] [--fast] [--again]`.
+
+What it finds goes into measured.json beside this file, and docs/support.md is made of that: a run of some rows renews these.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import datetime
 import json
 import multiprocessing
 import os
@@ -24,6 +29,7 @@ from .support import write_support
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".cache" / "matrix"
+RECORD = Path(__file__).with_name("measured.json")
 FORMATS = ("onnx", "torchscript", "tflite")
 
 
@@ -37,7 +43,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600, help="of one cell, at most")
     parser.add_argument("--memory-gb", type=float, default=24, help="of address space of one cell, at most")
     parser.add_argument("--results", type=Path, default=FOLDER / "results.json")
-    parser.add_argument("--support", type=Path, help="where the table goes; docs/support.md after a whole run")
+    parser.add_argument("--support", type=Path, help="a table of this run alone, which leaves the record as it is")
     asked = parser.parse_args()
     rows = [row for row in ROWS if re.search(asked.only, row.name) and (row.fast or not asked.fast)]
     formats = asked.formats.split(",")
@@ -47,18 +53,28 @@ def main() -> int:
     ]
     print(f"{len(left)} cells of {len(rows)} rows in {len(formats)} formats", file=sys.stderr)
     for number, cell in enumerate(_run(left, asked.jobs, asked.seconds, asked.memory_gb), 1):
+        cell = dataclasses.replace(cell, when=datetime.date.today().isoformat())
         known[cell.key] = cell
         _write(asked.results, known)
         print(
             f"[{number}/{len(left)}] {cell.key}: {cell.status}, {cell.seconds:.0f} s {cell.why[:300]}", file=sys.stderr
         )
     found = [known[key] for row in rows for format in formats if (key := f"{row.name} {format}") in known]
-    whole = len(rows) == len(ROWS) and set(formats) == set(FORMATS)
-    if asked.support or whole:
-        write_support(found, formats, asked.support or ROOT / "docs" / "support.md")
+    if asked.support:
+        write_support(found, formats, asked.support)
+    else:
+        _renew(found)
     failed = [cell for cell in found if cell.status == FAILED]
     print(f"{len(found) - len(failed)} of {len(found)} cells are as they should be", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _renew(found: Sequence[Cell]) -> None:
+    """The record, and the page that is made of it; rows that are no more leave both."""
+    kept = {**_read(RECORD), **{cell.key: dataclasses.replace(cell, parity={}, seconds=0.0) for cell in found}}
+    cells = {key: kept[key] for row in ROWS for format in FORMATS if (key := f"{row.name} {format}") in kept}
+    _write(RECORD, cells)
+    write_support(list(cells.values()), FORMATS, ROOT / "docs" / "support.md")
 
 
 def _wanted(cell: Cell | None, again: str | None) -> bool:
@@ -74,7 +90,8 @@ def _read(file: Path) -> dict[str, Cell]:
 def _write(file: Path, cells: dict[str, Cell]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_suffix(".part")
-    half.write_text(json.dumps([to_plain(each) for each in cells.values()], indent=1) + "\n", "utf-8")
+    lines = ",\n".join(json.dumps(to_plain(each)) for each in cells.values())  # a line a cell: what a run changes shows
+    half.write_text(f"[\n{lines}\n]\n", "utf-8")
     half.replace(file)
 
 

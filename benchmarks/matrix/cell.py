@@ -42,6 +42,7 @@ class Cell:
     why: str = ""
     seconds: float = 0.0
     parity: dict[str, Any] = field(default_factory=dict)  # of golden samples, as the report has it
+    when: str = ""  # the day of the run
 
     @property
     def key(self) -> str:

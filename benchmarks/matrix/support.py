@@ -15,7 +15,8 @@ _HEAD = """# What is supported, as measured
 Each row is a small model of the architecture with random weights as large as trained ones, and real processors. A cell is ok when `satchel
 convert --quantize fp32` passes every gate (numbers within 1e-4 of torch for 64 inputs or more, alone and in batches, at other lengths or sizes
 than the traced ones) and the answers of `satchel_runtimes` are those of `transformers.pipeline`. "one shape" is a graph that is right at the shape it
-was traced at; the session pads to it and refuses more. `make matrix` measures all of it again; {when}
+was traced at; the session pads to it and refuses more. `make matrix` measures all of it again, `python -m benchmarks.matrix --only REGEX`
+some rows. {when}
 """
 
 
@@ -29,7 +30,11 @@ def write_support(cells: Sequence[Cell], formats: Sequence[str], out: Path) -> N
     for cell in cells:
         by_row.setdefault((cell.architecture, cell.task), {})[cell.format] = cell
     reasons: list[str] = []
-    lines = [_HEAD.format(when=f"this run had {versions}."), ""]
+    days = sorted({cell.when for cell in cells if cell.when})
+    measured = (
+        f"Measured {' to '.join(dict.fromkeys((days[0], days[-1])))} with {versions}." if days else f"With {versions}."
+    )
+    lines = [_HEAD.format(when=measured), ""]
     for format in formats:
         own = [each[format] for each in by_row.values() if format in each]
         good = sum(each.status in (OK, PINNED) for each in own)
