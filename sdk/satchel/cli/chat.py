@@ -37,6 +37,8 @@ _HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it; Ctrl-C stops 
     help="Where the conversation outgrows the model: forget its oldest turns, or stop.",
 )
 @click.option("--threads", type=int, help="Threads of the engine.")
+@click.option("--cores", help="NeuronCores of a Neuron bundle: 4, 7-15 or 0,2-3.")
+@click.option("--trust", is_flag=True, help="Load a bundle whose graphs are code, from a source you trust.")
 @click.option("--json", "json_", is_flag=True, help="One message per line, in and out.")
 def chat(
     bundle: Path,
@@ -49,6 +51,8 @@ def chat(
     options: tuple[str, ...],
     overflow: str,
     threads: int | None,
+    cores: str | None,
+    trust: bool,
     json_: bool,
 ) -> None:
     """Talk with the language model in BUNDLE.
@@ -67,7 +71,8 @@ def chat(
     if tools is not None:
         given["tools"] = _functions(tools)
     asks = sys.stdin.isatty()
-    with load(bundle, task="text-generation", threads=threads, verify="once") as predictor:
+    placed: Any = {"threads": threads, "cores": cores, "trust": trust}
+    with load(bundle, task="text-generation", verify="once", **placed) as predictor:
         task: Any = predictor.open_task("text-generation")
         task.check_options(given)  # a wrong one shows before a question is asked
         if asks:
