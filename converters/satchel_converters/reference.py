@@ -122,7 +122,7 @@ def _check_tokens(loaded: Loaded, tasks: Mapping[str, Task], items: Sequence[Gol
             if ours != theirs or (len(whole) != len(ours) and len(ours) < task.max_length):  # type: ignore[attr-defined]  # text tasks
                 raise ParityError(
                     f"The tokenizer of {loaded.source.id} cannot be carried.",
-                    why=f"tokenizer.json gives other ids than transformers for {text[:40]!r}",
+                    why=f"the bundle gives other ids than transformers for {text[:40]!r}",
                     fix="report this checkpoint; no bundle was written",
                 )
 

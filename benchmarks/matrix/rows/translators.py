@@ -52,7 +52,7 @@ def marian_tokenizer(folder: Path) -> Any:  # Any: of transformers, without type
     return transformers.MarianTokenizer(*files, source_lang="eng", target_lang="mul", model_max_length=128)
 
 
-def marian(folder: Path, *, seed: int = 0) -> None:
+def marian(folder: Path, *, seed: int = 4) -> None:
     reader = marian_tokenizer(folder)
     special = {"pad_token_id": reader.pad_token_id, "eos_token_id": 0, "forced_eos_token_id": 0, "bos_token_id": 0}
     special |= {"decoder_start_token_id": reader.pad_token_id, "bad_words_ids": [[reader.pad_token_id]]}
@@ -72,7 +72,7 @@ def m2m_tokenizer(folder: Path) -> Any:  # Any: as above
     return transformers.M2M100Tokenizer(*files, additional_special_tokens=languages, model_max_length=128)
 
 
-def m2m_100(folder: Path, *, seed: int = 0) -> None:
+def m2m_100(folder: Path, *, seed: int = 2) -> None:
     reader = m2m_tokenizer(folder)
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     size = max(reader.lang_code_to_id.values()) + 1 + reader.num_madeup_words
@@ -98,7 +98,7 @@ def _translates(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) 
     return [*([each] for each in found), *found]
 
 
-_BEAMS = {"max_new_tokens": 12, "num_beams": 2}
+_BEAMS = {"max_new_tokens": 12, "num_beams": 2, "no_repeat_ngram_size": 1}  # random weights would say one thing again and again
 
 ROWS: tuple[Row, ...] = (
     Row("marian, SentencePiece", "translation", marian, TEXTS, {"tgt_lang": "fra", **_BEAMS}, oracle=_translates),

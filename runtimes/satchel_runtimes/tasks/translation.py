@@ -49,11 +49,12 @@ class Translation(TextRewriting):
 
     @classmethod
     def sample(cls, text: str, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
-        """Into each of the languages in turn, where none is the checkpoint's own."""
+        """Into another language than the text's, where the checkpoint does not say into which."""
         item, options = super().sample(text, index, facts)
-        codes = list(facts.languages.get("codes", ()))
-        named = facts.languages.get("tgt_lang") or not codes
-        return item, options if named else {**options, "tgt_lang": codes[index % len(codes)]}
+        known = facts.languages
+        if "codes" in known and not known["tgt_lang"]:
+            options["tgt_lang"] = next(each for each in known["codes"] if each != known["src_lang"])
+        return item, options
 
     def check_options(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         found = dict(super().check_options(given))
