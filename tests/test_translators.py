@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from benchmarks.matrix.rows.writers import BART, TEXTS
 from tests.test_rewriting import Kept
 
 from satchel_converters import reference
+from satchel_converters.capture import load_model
+from satchel_converters.source import find_source
+from satchel_converters.stage import open_tasks
 from satchel_runtimes.errors import ParityError, UsageError
-from satchel_runtimes.tasks.piece_tokenizer import PieceTokenizer
+from satchel_runtimes.golden import GoldenItem
+from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 
 SETTINGS: Mapping[str, Any] = {"max_new_tokens": 12, "num_beams": 2, "no_repeat_ngram_size": 1}
 ODD = ("  Ａ  ﬁ ½ 🙂 日本\u200b ", ">>x<< </s> ßß", "e\u0301e\u0301e\u0301 ......")
@@ -96,22 +101,25 @@ class TestM2M:
                 m2m.opened.predict(TEXTS[0], **options)
 
 
-def test_a_bundle_that_would_read_other_pieces_is_refused(
-    opus: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_would_read_other_pieces_is_refused(opus: Kept, tmp_path: Path) -> None:
     """As one would whose table of characters were lost."""
-    whole = PieceTokenizer.number
-    monkeypatch.setattr(PieceTokenizer, "number", lambda self, piece: whole(self, piece.lower()))
+    loaded = load_model(find_source(opus.folder), "translation")
+    loaded.processors.save(tmp_path, {})
+    entry = loaded.task.entry(loaded.facts())
+    items = [GoldenItem("translation", text, {}) for text in (*TEXTS, *ODD)]
+    reference._check_tokens(loaded, open_tasks((entry,), tmp_path), items)
+    pieces = json.loads((tmp_path / PIECES_FILE).read_text("utf-8"))
+    pieces["speller"]["table"] = ""
+    (tmp_path / PIECES_FILE).write_text(json.dumps(pieces), "utf-8")
 
     with pytest.raises(ParityError, match="other ids than transformers"):
-        Kept(opus.folder.rename(tmp_path / "opus"))
-    assert reference  # where it is compared
+        reference._check_tokens(loaded, open_tasks((entry,), tmp_path), items)
 
 
 def mbart(kind: str, folder: Path) -> None:
     """Languages are special tokens: MBart's behind the text, those of MBart-50 in front of it."""
     made = tokenizer("unigram").backend_tokenizer
-    vocabulary = [(name, score) for name, score in __import__("json").loads(made.to_str())["model"]["vocab"]]
+    vocabulary = [(name, score) for name, score in json.loads(made.to_str())["model"]["vocab"]]
     cls = getattr(transformers, kind)
     reader = cls(vocab=vocabulary, src_lang="en_XX", tgt_lang="de_DE", model_max_length=128)
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
