@@ -10,9 +10,10 @@ import torch
 from benchmarks.matrix.rows.generators import decoder
 
 import satchel
+from satchel_converters import onnx_cache
 from satchel_converters.written import own_words
 from satchel_runtimes import Predictor, load
-from satchel_runtimes.errors import ParityError
+from satchel_runtimes.errors import ParityError, SupportError
 from satchel_runtimes.tasks.text_generation import TextGeneration
 
 
@@ -70,3 +71,46 @@ def test_four_bits_of_a_model_that_has_learned_nothing_are_refused(model: Path, 
     report = json.loads((tmp_path / "int4-weights.report.json").read_text())
     figures = report["candidates"][0]["parity"]["text-generation"]
     assert figures["perplexity"] > figures["perplexity_reference"]
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> str:
+    """A device like generic-x86-64 whose engine is as new as the cache in int8 needs."""
+    file = tmp_path / "newer.toml"
+    file.write_text(
+        'extends = "generic-x86-64"\nname = "newer"\ntitle = "A newer engine"\nformats = ["onnx"]\n\n'
+        '[[engines]]\nname = "onnxruntime"\nversion = ">=1.32"\npython = ">=3.10"\n'
+    )
+    return str(file)
+
+
+def test_a_cache_in_int8_takes_a_quarter_of_the_memory_and_says_the_same(
+    model: Path, opened: Predictor, newer: str, tmp_path: Path
+) -> None:
+    out = satchel.convert(
+        model, device=newer, format="onnx", quantize="int8-weights-kv8", prefer="size", out=tmp_path / "kv8.satchel"
+    )
+
+    with load(out, threads=1) as narrow:
+        sizes = [each.graphs["model"].new_state(1, 64).nbytes for each in (narrow, opened)]
+        assert sizes[0] * 4 == sizes[1]
+        texts = [each.predict("Where is my order", max_new_tokens=8) for each in (narrow, opened)]
+        figures = narrow.manifest.measured.parity["text-generation"]
+    assert texts[0] == texts[1]
+    assert abs(figures["perplexity_rise"]) < 0.05
+
+
+def test_a_cache_in_int8_is_refused_before_the_work_where_the_engine_may_be_older(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SupportError, match=r"needs onnxruntime >=1.32"):
+        made(model, tmp_path, "int8-weights-kv8")
+
+
+def test_scales_that_cut_the_cache_off_are_seen(
+    model: Path, newer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_cache, "_ROOM", 0.05)
+
+    with pytest.raises(ParityError, match="perplexity|next tokens|total variation"):
+        satchel.convert(
+            model, device=newer, format="onnx", quantize="int8-weights-kv8", prefer="size", out=tmp_path / "cut.satchel"
+        )

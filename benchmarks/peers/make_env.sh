@@ -23,7 +23,10 @@ rm -rf "$env"
 mkdir -p "$root/.cache/peers"
 "${PYTHON:-python3}" -m venv "$env"
 # torch alone and first: resolved beside the others, pip may choose a build that drags in gigabytes of CUDA.
-"$env/bin/python" -m pip install --quiet "$(grep '^torch==' "$wanted")" >&2
+torch=$(grep '^torch==' "$wanted" || true)
+if [ -n "$torch" ]; then
+    "$env/bin/python" -m pip install --quiet "$torch" >&2
+fi
 "$env/bin/python" -m pip install --quiet --requirement "$wanted" >&2
 "$env/bin/python" -m pip check >&2
 cp "$wanted" "$env/requirements.txt" # last: its presence says that the environment is whole

@@ -33,6 +33,7 @@ __all__ = ["FORMAT"]
 # operator of an encoder gains anything, and a lower opset runs on more devices.
 _READS = (((1, 17), 20, 9), ((1, 15), 19, 9), ((1, 14), 18, 8))
 _CACHES = ">=1.20"  # the attention of decoders with all of its attributes; run in 1.20.1, 1.22.1 and 1.32
+_CACHES8 = ">=1.32"  # that attention over a cache in int8; run in 1.32
 _SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
 
 SCHEMES = {
@@ -67,6 +68,14 @@ SCHEMES = {
             calibrated=True,
         ),
         Scheme("int8-weights", "size", 1.05, ">=1.22", "int8 weights in blocks, float activations"),
+        Scheme(
+            "int8-weights-kv8",
+            "size",
+            1.05,
+            _CACHES8,
+            "int8 weights in blocks, and the cache of what writes text in int8 as well",
+            calibrated=True,
+        ),
         Scheme(
             "int4-weights", "size", 0.85, ">=1.18", "int4 weights in blocks of 32, int8 embeddings", calibrated=True
         ),
@@ -187,12 +196,20 @@ def _save(model: onnx.ModelProto, graph: Graph, out: Path) -> Graph:
 
     import onnx
 
+    caches = {each.name for each in model.graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.INT8}
+    caches |= {output for name, output in graph.state.items() if name in caches}
+    sides = {
+        side: tuple(
+            dataclasses.replace(spec, dtype="int8") if spec.name in caches else spec for spec in getattr(graph, side)
+        )
+        for side in ("inputs", "outputs")
+    }
     weights = f"{graph.file}.data" if model.ByteSize() > _SINGLE_FILE_BYTES else None
     if weights:
         onnx.save(model, out / graph.file, save_as_external_data=True, location=weights)
     else:
         (out / graph.file).write_bytes(model.SerializeToString())
-    return dataclasses.replace(graph, weights=weights)
+    return dataclasses.replace(graph, weights=weights, **sides)
 
 
 FORMAT = Format(
