@@ -70,7 +70,7 @@ def test_the_wheels_carry_their_data_and_their_types(wheels: dict[str, Path]) ->
 
     assert "satchel_runtimes/bundle.schema.json" in thin
     assert "satchel_device_profiles/data/raspberry-pi-5.toml" in full
-    assert "satchel/compare_page.css" in full
+    assert "satchel/page.css" in full
     assert "satchel_converters/toolchains/tflite.txt" in full
     for package in ("satchel", "satchel_converters", "satchel_device_profiles", "satchel_benchmarks"):
         assert f"{package}/py.typed" in full

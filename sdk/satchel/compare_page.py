@@ -1,20 +1,16 @@
-"""The page of a comparison: one file without scripts that opens offline, on a phone, in the dark and on paper."""
+"""The page of a comparison."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from satchel_runtimes.errors import UsageError
-
-from .compare_charts import charts_of, need_charts
+from .compare_charts import charts_of
 from .compared import figure_words
+from .page import charts_section, facts, page
 
-__all__ = ["check_page", "page_of", "write_page"]
+__all__ = ["page_of"]
 
 Json = Any  # a comparison's JSON
 
@@ -52,31 +48,8 @@ _READING = (
 )
 
 
-def check_page(path: Path) -> None:
-    """Before the long work: is there what draws, and a folder to write to.
-
-    Raises:
-        ToolchainError, UsageError
-    """
-    need_charts()
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        why = "it is a folder" if path.is_dir() else f"{path.absolute().parent} is not a folder"
-        raise UsageError(f"Cannot write {path}.", why=why, fix="name a file in a folder that is there")
-
-
-def write_page(found: Json, path: Path) -> None:
-    """Write the page whole or not at all; `found` is a comparison's JSON."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(page_of(found), "utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def page_of(found: Json) -> str:
     title = escape(f"{found['model']} for {found['device']}")
-    style = resources.files(__package__).joinpath("compare_page.css").read_text("utf-8")
     good = "ships" if found["ships"] else "refused"
     parts = [
         f"<h1>{title}</h1>",
@@ -84,22 +57,12 @@ def page_of(found: Json) -> str:
         _list(found["reasons"], "Before it in the order"),
         _list(found["notes"], "Worth knowing"),
         _table(found),
-        _charts(found),
+        charts_section(charts_of(found)),
         _matrix(found),
         _machine(found),
-        '<section><h2>How to read it</h2><dl class="reading">'
-        + "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(words)}</dd></div>" for name, words in _READING)
-        + "</dl></section>",
+        facts("How to read it", dict(_READING)),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{title} · satchel compare</title><style>\n{style}</style></head>\n<body><main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main></body></html>\n"
-    )
+    return page(f"{found['model']} for {found['device']}", "compare", parts)
 
 
 def _list(lines: Sequence[str], title: str) -> str:
@@ -175,14 +138,6 @@ def _least_like(found: Json, label: str) -> str:
     return f"<b>{numbers[worst['other']]}</b> {escape(worst['words'])}"
 
 
-def _charts(found: Json) -> str:
-    made = [
-        f"<figure><h3>{escape(title)}</h3>{svg}<figcaption>{escape(said)}</figcaption></figure>"
-        for title, said, svg in charts_of(found)
-    ]
-    return f'<section><h2>Figures</h2><div class="charts">{"".join(made)}</div></section>' if made else ""
-
-
 def _matrix(found: Json) -> str:
     """How often, and how closely, each pair of candidates says the same in the main task."""
     task, pairs = found["tasks"][0], found["pairs"]
@@ -222,7 +177,7 @@ def _machine(found: Json) -> str:
     memory = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
     engines = {row["engine"]: None for row in found["rows"] if row["engine"]}
     versions = {name: version for row in found["rows"] for name, version in row["versions"].items() if version}
-    facts = {
+    known = {
         "when": found["when"],
         "machine": f"{about['processor'] or about['machine']}, {about['cores']} cores{memory}",
         "system": about["system"],
@@ -233,7 +188,4 @@ def _machine(found: Json) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
         "tasks": ", ".join(found["tasks"]),
     }
-    lines = "".join(
-        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value
-    )
-    return f'<section><h2>Measured on</h2><dl class="reading">{lines}</dl></section>'
+    return facts("Measured on", known)

@@ -197,7 +197,9 @@ def call_of(predictor: Predictor, rows: Mapping[str, Row], tokens: int) -> Calla
     return predictor.open_task(predictor.tasks[0]).call(predictor.graphs, rows, tokens)
 
 
-def estimate(profile: DeviceProfile, parameters: int, scheme: Scheme, threads: int | None) -> Mapping[int, float]:
+def estimate(
+    profile: DeviceProfile, parameters: int, scheme: Scheme, threads: int | None, lengths: Sequence[int] = LENGTHS
+) -> Mapping[int, float]:
     """Milliseconds by tokens, a floor from the profile's facts: two operations per weight and token, and every weight
     read once. Empty where a fact is not known."""
     integer = scheme.purpose == "speed" and numeric_class(scheme.name) == "int8"
@@ -206,7 +208,7 @@ def estimate(profile: DeviceProfile, parameters: int, scheme: Scheme, threads: i
         return {}
     cores = threads or profile.threads or profile.cores or 1
     reading = parameters * scheme.bytes_per_weight / (profile.memory_bandwidth_gb_s * 1e9) * 1e3
-    return {tokens: max(reading, 2 * parameters * tokens / (peak * cores * 1e9) * 1e3) for tokens in LENGTHS}
+    return {tokens: max(reading, 2 * parameters * tokens / (peak * cores * 1e9) * 1e3) for tokens in lengths}
 
 
 def _here() -> str:

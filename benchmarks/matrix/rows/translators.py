@@ -98,7 +98,11 @@ def _translates(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) 
     return [*([each] for each in found), *found]
 
 
-_BEAMS = {"max_new_tokens": 12, "num_beams": 2, "no_repeat_ngram_size": 1}  # random weights would say one thing again and again
+_BEAMS = {
+    "max_new_tokens": 12,
+    "num_beams": 2,
+    "no_repeat_ngram_size": 1,
+}  # random weights would say one thing again and again
 
 ROWS: tuple[Row, ...] = (
     Row("marian, SentencePiece", "translation", marian, TEXTS, {"tgt_lang": "fra", **_BEAMS}, oracle=_translates),

@@ -24,6 +24,7 @@ _COMMANDS = {
     "verify": ("verify", "Check a bundle's files and replay its golden samples here."),
     "inspect": ("inspect", "Show what a bundle holds, without loading its graphs."),
     "bench": ("bench", "Measure latency, cold start and memory of bundles, here or on a device."),
+    "report": ("report", "Make a page of what bench measured, on one device or several."),
     "push": ("device", "Copy a bundle to a device, or take it back."),
     "run": ("device", "Answer inputs on a device, for a look."),
     "devices": ("lists", "List device profiles, or show one."),

@@ -57,7 +57,8 @@ def compare(
     satchel compare ./my-model --device generic-x86-64 --formats onnx,tflite --schemes int8-dynamic,fp32 --json
     """
     from .. import compare as made_by
-    from ..compare_page import check_page, write_page
+    from ..compare_page import page_of
+    from ..page import check_page, write_page
 
     if html is not None:
         check_page(html)
@@ -65,7 +66,7 @@ def compare(
         found = made_by(model, lengths=numbers(lengths), cache=not no_cache, progress=progress, **given)
     plain = found.to_plain()
     if html is not None:
-        write_page(plain, html)
+        write_page(page_of(plain), html)
     if json_:
         as_json(plain)
     else:
