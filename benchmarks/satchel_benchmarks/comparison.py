@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from satchel_runtimes.errors import UsageError
-from satchel_runtimes.measure import Latency, Ratio, ratio
+from satchel_runtimes.measure import FEWEST, Latency, Ratio, ratio
 from satchel_runtimes.run import Cold, Json, Run, Writing
 
 __all__ = ["Comparison", "Regression", "compare", "regressions", "table"]
@@ -69,14 +69,14 @@ def regressions(old: Sequence[Mapping[str, Json]], new: Sequence[Mapping[str, Js
         before = earlier.get(_place(each))
         if before is None:
             continue
-        for one in compare(before["run"], each["run"]):
-            about = f"{each['on']} {each['bundle']['name']} {each['bundle']['format']} {each['bundle']['scheme']}"
-            about += f" at {each['run']['shape'] or f'{one.tokens} tokens'}"
-            if one.ratio is None:
-                found.append(Regression(about, False, f"not compared: {one.why}"))
-                continue
-            spread = f"{one.ratio.value:.2f} x as fast as before ({one.ratio.low:.2f} to {one.ratio.high:.2f})"
-            found.append(Regression(about, one.ratio.high < 1, spread))
+        about = f"{each['on']} {each['bundle']['name']} {each['bundle']['format']} {each['bundle']['scheme']}"
+        why = _unlike(before["run"], each["run"])
+        for tokens in sorted(set(before["run"]["latency"]) & set(each["run"]["latency"]), key=int):
+            made = _joined(before["run"]["latency"][tokens], each["run"]["latency"][tokens])
+            slower = not why and made.n >= FEWEST and made.high < 1
+            spread = f"{made.value:.2f} x as fast as before ({made.low:.2f} to {made.high:.2f})"
+            words = spread if slower or not (why or made.why) else f"not compared: {why or made.why}"
+            found.append(Regression(f"{about} at {each['run']['shape'] or f'{tokens} tokens'}", slower, words))
     if not found:
         raise UsageError(
             "Cannot compare the runs.",

@@ -17,6 +17,7 @@ from typing import Callable, Optional
 import numpy as np
 
 __all__ = [
+    "FEWEST",
     "Latency",
     "Ratio",
     "interleave",
@@ -31,7 +32,7 @@ __all__ = [
 _RESAMPLES = 1000
 # A ratio whose 95 % interval is wider than this part of its value says nothing that one would act on.
 _MEANINGLESS = 0.5
-_FEWEST = 5  # runs below which a bootstrap interval is an accident
+FEWEST = 5  # runs below which a bootstrap interval is an accident
 _TAIL = 100  # runs below which nothing at all lies beyond the 99th percentile
 
 
@@ -66,8 +67,8 @@ class Ratio:
     @property
     def why(self) -> str:
         """Why one should not act on it, in words; empty where one may."""
-        if self.n < _FEWEST:
-            return f"{self.n} runs are too few for a ratio; at least {_FEWEST} are needed"
+        if self.n < FEWEST:
+            return f"{self.n} runs are too few for a ratio; at least {FEWEST} are needed"
         # Written so that NaN, from a clock that stood still, is refused as well.
         if not self.high - self.low <= _MEANINGLESS * self.value:
             return f"the runs spread too much: the ratio lies anywhere from {self.low:.2f} to {self.high:.2f}"

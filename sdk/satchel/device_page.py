@@ -161,7 +161,7 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         cells = "".join(
             f'<td data-label="{escape(name)}"'
             + (f' data-value="{value}"' if value is not None else "")
-            + f"{_none(words)}>{escape(words)}</td>"
+            + f"{_none(words)}>{_with_interval(words)}</td>"
             for name, (words, value) in zip(heads, row, strict=True)
         )
         body.append(f"<tr>{cells}</tr>")
@@ -169,6 +169,11 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
         '<section><h2>Runs</h2><p>A click on a head sorts by it.</p><div class="wide"><table class="rows sortable"><thead>'
         f"<tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
     )
+
+
+def _with_interval(words: str) -> str:
+    value, _, interval = escape(words).partition(" (")
+    return f"{value}<small>{interval.rstrip(')')}</small>" if interval else value
 
 
 def _none(words: str) -> str:
