@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from benchmarks.matrix.rows.generators import DECODERS, decoder
@@ -24,18 +26,66 @@ from satchel_converters.capture import capture, load_model
 from satchel_converters.onnx_export import export_component
 from satchel_converters.source import find_source
 from satchel_runtimes import Predictor, load
-from satchel_runtimes.errors import ParityError, SupportError, UsageError
+from satchel_runtimes.chat import Template
+from satchel_runtimes.errors import IntegrityError, ParityError, SupportError, UsageError
 from satchel_runtimes.generation import GenerationConfig
 from satchel_runtimes.generation.assisted import _confirmed
+from satchel_runtimes.generation.config import _ABSENT
 from satchel_runtimes.generation.scores import apply, rules_of
 from satchel_runtimes.manifest import TensorSpec
 from satchel_runtimes.sessions.cache import Cache
-from satchel_runtimes.tasks.text_generation import TextGeneration
+from satchel_runtimes.tasks.generative import Pieces
+from satchel_runtimes.tasks.text import SPACES_TO_CLEAN
 
 QUICK = ("gemma3_text", "gpt2", "llama", "mistral", "opt")  # norms, windows, positions, groups of heads
 PLAIN = ("bloom", "gpt_oss", "mpt")  # biases and sinks that the fused attention of older engines does not take
 PROMPTS = ("Where is the order", "The small model answers quickly and keeps", "A")
 CONVERSATION = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Where is my order?"}]
+
+
+# Joined emoji, marks that stand on the letter before, letters of several bytes, ends of lines: whatever splits badly.
+HOSTILE = st.lists(
+    st.one_of(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=6),
+        st.sampled_from(["👩‍👩‍👧‍👦", "🏳️‍🌈", "電車は", "e\u0301\u0302", "\u202bعربى", "\n\n", " a", "the order "]),
+    ),
+    max_size=12,
+).map("".join)
+
+
+class Reader:
+    """As much of a task as turns tokens into text."""
+
+    def __init__(self, kind: str) -> None:
+        self.cleans = kind == "wordpiece"
+        if kind == "byte-fallback":  # as of Llama 2 and Gemma: what is no word is its bytes
+            words = ["▁", "▁a", "▁the", "e", "r", *(f"<0x{byte:02X}>" for byte in range(256))]
+            vocabulary = {word: number for number, word in enumerate(["<unk>", *words])}
+            self.tokenizer = tokenizers.Tokenizer(
+                tokenizers.models.BPE(vocabulary, [], byte_fallback=True, unk_token="<unk>", fuse_unk=True)
+            )
+            self.tokenizer.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+            parts = (tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback())
+            self.tokenizer.decoder = tokenizers.decoders.Sequence([*parts, tokenizers.decoders.Fuse()])
+        elif kind == "byte-level":
+            alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+            self.tokenizer = tokenizers.Tokenizer(
+                tokenizers.models.BPE({each: number for number, each in enumerate(alphabet)}, [])
+            )
+            self.tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+            self.tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        else:
+            words = ["I", "do", "n't", "say", "'", "yes", ",", "but", "it", "'s", "late", "."]
+            self.tokenizer = tokenizers.Tokenizer(
+                tokenizers.models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="I")
+            )
+            self.tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+
+    def decoded(self, ids: Sequence[int], *, skip: bool) -> str:
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=skip))
+        for each in SPACES_TO_CLEAN if self.cleans else ():
+            text = text.replace(each, each.strip())
+        return text
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +149,8 @@ class TestStrategies:
             {"max_new_tokens": 15, "num_beams": 4, "early_stopping": True, "no_repeat_ngram_size": 2},
             {"max_new_tokens": 15, "num_beams": 4, "early_stopping": "never", "length_penalty": 2.0},
             {"max_new_tokens": 20, "prompt_lookup_num_tokens": 3},
+            {"max_new_tokens": 20, "guidance_scale": 1.6},
+            {"max_new_tokens": 20, "guidance_scale": 0.5, "repetition_penalty": 1.2},
         ],
         ids=str,
     )
@@ -110,6 +162,26 @@ class TestStrategies:
 
             assert found == expected(model, reader, prompt, do_sample=False, **options)
             assert any(found)
+
+    def test_guidance_leads_away_from_another_beginning(self, opened: Predictor, model: Any, reader: Any) -> None:
+        other = "The small model"
+        options = {"max_new_tokens": 20, "guidance_scale": 1.8}
+        theirs = {"negative_prompt_ids": reader(other, return_tensors="pt")["input_ids"], "do_sample": False}
+
+        found = written(opened, PROMPTS[0], negative_prompt=other, **options)
+
+        assert found == expected(model, reader, PROMPTS[0], **options, **theirs)
+        assert found != written(opened, PROMPTS[0], **options) != written(opened, PROMPTS[0], max_new_tokens=20)
+        assert found == written(opened, PROMPTS[0], negative_prompt=other, prompt_lookup_num_tokens=3, **options)
+        with pytest.raises(UsageError, match="shorten negative_prompt"):
+            opened.predict("A", guidance_scale=2.0, negative_prompt="word " * 180, max_new_tokens=20)
+
+    def test_tokens_are_forced_where_a_file_of_transformers_4_says_so(self, opened: Predictor, reader: Any) -> None:
+        count = len(reader(PROMPTS[0])["input_ids"])
+
+        (found,) = written(opened, PROMPTS[0], max_new_tokens=3, forced_decoder_ids=[[count, 72], [count + 1, 73]])
+
+        assert found.startswith(reader.decode([72, 73]))
 
     def test_texts_of_different_lengths_are_written_side_by_side_as_alone(self, opened: Predictor) -> None:
         options = {"max_new_tokens": 30, "return_full_text": False}
@@ -199,6 +271,7 @@ class TestStrategies:
             "temperature": st.floats(0.5, 3),
             "top_k": st.integers(0, 25),
             "top_p": st.floats(0.05, 1),
+            "top_h": st.floats(0.05, 1),
             "min_p": st.floats(0, 1),
             "typical_p": st.floats(0.05, 1),
             "epsilon_cutoff": st.floats(0, 0.5),
@@ -250,19 +323,85 @@ class TestStreams:
         assert "".join(pieces) == written(opened, PROMPTS[0], max_new_tokens=40)[0]
         assert len(pieces) > 5
 
-    @pytest.mark.parametrize(
-        "text", ["naïve café — 電車は来ます 👩‍👩‍👧‍👦🏳️‍🌈\nüber\n\nalles", "a\u0301e\u0302 \u202bعربى", "日"]
-    )
-    def test_no_character_is_split(self, opened: Predictor, reader: Any, text: str) -> None:
-        from satchel_runtimes.tasks.generative import Pieces
+    @settings(max_examples=80, deadline=None)
+    @given(text=HOSTILE, kind=st.sampled_from(["byte-level", "byte-fallback"]), begun=st.integers(0, 12))
+    def test_no_character_is_split(self, text: str, kind: str, begun: int) -> None:
+        task = Reader(kind)
+        ids = task.tokenizer.encode(text).ids
+        start = begun if "\ufffd" not in task.decoded(ids[:begun], skip=True) else 0
+        pieces = Pieces(task, ids[:start])
 
-        task = opened.open_task("text-generation")
-        assert isinstance(task, TextGeneration)
-        pieces = Pieces(task, reader("Say it:", add_special_tokens=False)["input_ids"])
-        found = [pieces.add(token) for token in reader(text, add_special_tokens=False)["input_ids"]]
+        found = [pieces.add(token) for token in ids[start:]]
 
-        assert "".join(found) + pieces.rest() == text
+        whole = task.decoded(ids, skip=True)
+        assert whole == text
+        assert "".join(found) + pieces.rest() == whole[len(task.decoded(ids[:start], skip=True)) :]
         assert not any("\ufffd" in each for each in found)
+
+    @settings(max_examples=50, deadline=None)
+    @given(ids=st.lists(st.integers(0, 255), max_size=60))
+    def test_bytes_that_are_no_text_come_as_the_whole_is_read(self, ids: list[int]) -> None:
+        task = Reader("byte-level")
+        pieces = Pieces(task, [])
+
+        assert "".join(map(pieces.add, ids)) + pieces.rest() == task.decoded(ids, skip=True)
+
+    def test_spaces_that_a_tokenizer_takes_away_are_not_given_first(self) -> None:
+        task = Reader("wordpiece")
+        ids = task.tokenizer.encode("I do n't say yes , but it 's late .").ids
+        pieces = Pieces(task, [])
+
+        found = [pieces.add(each) for each in ids]
+
+        assert "".join(found) + pieces.rest() == task.decoded(ids, skip=True) == "I don't say yes, but it's late."
+        assert sum(map(bool, found)) >= 3
+
+    def test_pieces_come_to_a_callback_with_the_number_of_their_text(self, opened: Predictor) -> None:
+        options = {"max_new_tokens": 12, "return_full_text": False}
+        heard: dict[int, str] = {}
+
+        def hear(piece: str, number: int) -> None:
+            heard[number] = heard.get(number, "") + piece
+
+        answers = opened.predict(list(PROMPTS), callback=hear, **options)
+        assert heard == {i: found["generated_text"] for i, (found,) in enumerate(answers)}
+
+        heard.clear()
+        found = opened.predict("A", callback=hear, do_sample=True, seed=1, num_return_sequences=3, **options)
+        assert heard == {i: each["generated_text"] for i, each in enumerate(found)}
+
+        with pytest.raises(UsageError, match="best text may change"):
+            opened.predict("A", callback=hear, num_beams=2, **options)
+
+    def test_several_texts_stream_side_by_side(self, opened: Predictor) -> None:
+        options = {"max_new_tokens": 12, "stop_strings": ["e"]}
+        texts = dict.fromkeys(range(len(PROMPTS)), "")
+
+        for number, piece in opened.stream(list(PROMPTS), **options):
+            texts[number] += piece
+
+        assert list(texts.values()) == [written(opened, prompt, **options)[0] for prompt in PROMPTS]
+        assert len({len(text) for text in texts.values()}) > 1
+
+    def test_what_a_callback_raises_comes_out(self, opened: Predictor) -> None:
+        def fail(piece: str, number: int) -> None:
+            raise LookupError(piece)
+
+        with pytest.raises(LookupError):
+            opened.predict("A", callback=fail, max_new_tokens=5)
+
+    @pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"penalty_alpha": 0.6, "top_k": 3}], ids=str)
+    def test_texts_end_when_they_are_cancelled_or_their_time_is_over(
+        self, opened: Predictor, options: dict[str, Any]
+    ) -> None:
+        event = threading.Event()
+        event.set()
+        options = {"max_new_tokens": 150, "suppress_tokens": [2], **options}
+
+        (whole,) = written(opened, PROMPTS[0], **options)
+        for ended in ({"cancel": event}, {"max_time": 0.0}):
+            (text,) = written(opened, PROMPTS[0], **options, **ended)
+            assert len(text) < len(whole) / 10
 
     def test_a_stream_may_be_left_or_cancelled_at_any_token(self, opened: Predictor) -> None:
         stream = opened.stream(PROMPTS[0], max_new_tokens=100)
@@ -298,6 +437,40 @@ class TestChat:
         assert len(answer["generated_text"]) == 3
         assert answer["generated_text"][-1]["content"].startswith("It is")
 
+    @pytest.mark.parametrize(
+        ("template", "error", "words"),
+        [
+            ("{{ ''.__class__.__mro__ }}", IntegrityError, "reaches for more than the conversation"),
+            ("{{ messages.__class__.__base__.__subclasses__() }}", IntegrityError, "reaches for more"),
+            ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", IntegrityError, "reaches for more"),
+            ("{% set _ = messages.append(1) %}", IntegrityError, "reaches for more"),
+            ("{% for i in range(10000000) %}{% endfor %}", UsageError, "its chat template says"),
+            ("{{ raise_exception('only one question') }}", UsageError, "says: only one question"),
+            ("{{ messages[7]['content'] }}", UsageError, "its chat template says"),
+            ("{{ messages[0]['content'] + 1 }}", UsageError, "its chat template says"),
+            ("{{ 1 / 0 }}", UsageError, "division by zero"),
+            ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", UsageError, "recursion"),
+            ("{% if %}", IntegrityError, "Cannot read the chat template"),
+            ("{{ include('/etc/passwd') }}", UsageError, "undefined"),
+            ("{% include '/etc/passwd' %}", UsageError, "its chat template says"),
+        ],
+    )
+    def test_a_template_that_fails_or_reaches_out_is_an_error(
+        self, template: str, error: type[Exception], words: str
+    ) -> None:
+        with pytest.raises(error, match=words):
+            Template(template, {}).text([{"role": "user", "content": "Hi"}])
+
+    def test_a_message_that_the_template_changes_does_not_go_on(
+        self, opened: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task: Any = opened.open_task("text-generation")
+        shouts = Template("{% for each in messages %}{{ each.content | upper }}{% endfor %}", {})
+        monkeypatch.setattr(task, "_template", shouts)
+
+        with pytest.raises(UsageError, match="does not give it as it is"):
+            opened.predict([{"role": "assistant", "content": "It is"}])
+
     def test_the_terminal_holds_a_conversation(self, opened: Predictor) -> None:
         path = str(opened.bundle.path)
         lines = "Hello\n\nWhere is it?\n/reset\nHello\n/exit\n"
@@ -319,13 +492,88 @@ class TestChat:
         assert "are forgotten" in found.stderr
         assert isinstance(refused.exception, UsageError) or refused.exit_code == 2
 
+    def test_functions_are_given_to_the_model(self, opened: Predictor, tmp_path: Path) -> None:
+        path = str(opened.bundle.path)
+        file = tmp_path / "tools.json"
+        file.write_text(json.dumps([{"type": "function", "function": {"name": "order"}}]))
+        asked = ["chat", path, "--max-new-tokens", "8"]
+
+        plain = CliRunner().invoke(cli, asked, input="Where?\n")
+        found = CliRunner().invoke(cli, [*asked, "--tools", str(file)], input="Where?\n")
+
+        assert found.exit_code == 0 and found.stdout != plain.stdout
+        file.write_text('{"name": "order"}')
+        assert "write a list" in str(CliRunner().invoke(cli, [*asked, "--tools", str(file)], input="A\n").exception)
+
+    def test_one_message_per_line_and_what_is_none(self, opened: Predictor) -> None:
+        asked = ["chat", str(opened.bundle.path), "--json", "--max-new-tokens", "4"]
+
+        found = CliRunner().invoke(cli, asked, input='{"role": "user", "content": "Hi"}\n')
+
+        assert json.loads(found.stdout)["role"] == "assistant"
+        for line, words in (("Hi", "it is no JSON"), ('{"text": "Hi"}', "no 'role' and 'content'")):
+            assert words in str(CliRunner().invoke(cli, asked, input=f"{line}\n").exception)
+
+    def test_an_error_ends_no_conversation_in_a_terminal(
+        self, opened: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lines = iter(["Hello", "word " * 400, "Hello", EOFError()])
+
+        def line(prompt: str) -> str:
+            said = next(lines)
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+        monkeypatch.setattr("builtins.input", line)
+        monkeypatch.setattr("satchel.cli.chat._asks", lambda: True)
+
+        found = CliRunner().invoke(cli, ["chat", str(opened.bundle.path), "--max-new-tokens", "5"])
+
+        assert found.exit_code == 0, found.output
+        assert "192 in all" in found.stderr and len([each for each in found.stdout.split("\n") if each]) == 2
+
+    def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(
+        self, opened: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from satchel.cli import chat
+
+        def interrupted(messages: Any, **options: Any) -> Any:
+            yield "It"
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(opened, "stream", interrupted)
+
+        assert chat._answer(opened, [{"role": "user", "content": "Where?"}], {}, quiet=True) == "It"
+
+    def test_one_token_is_left(self, opened: Predictor) -> None:
+        task: Any = opened.open_task("text-generation")
+        text = "A"
+        while len(task.ids_of(text, {})) < 191:
+            text += " order"[len(text) % 2 :]
+        assert len(task.ids_of(text, {})) == 191
+
+        (found,) = opened.predict(text, max_new_tokens=50, return_full_text=False)
+
+        assert len(task.tokenizer.encode(found["generated_text"], add_special_tokens=False).ids) <= 1
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
             ({"temperature": 0}, "do_sample=False"),
+            ({"temperature": -1.0}, "do_sample=False"),
+            ({"temperature": "hot"}, "do_sample=False"),
+            ({"top_k": -1}, "from 0 up"),
+            ({"top_k": 2.5}, "from 0 up"),
+            ({"top_h": 0}, "above 0"),
+            ({"max_new_tokens": 0}, "from 1 up"),
+            ({"max_time": "soon"}, "it is a number"),
             ({"num_beams": 0}, "from 1 up"),
+            ({"num_beams": 2, "num_return_sequences": 3}, "2 beams give as many"),
+            ({"output_scores": True}, "transformers has it"),
+            ({"watermarking_config": {"bias": 2.0}}, "transformers has it"),
             ({"top_p": 1.5}, "from 0 to 1"),
             ({"num_return_sequences": 2}, "1 beam gives as many"),
             ({"top_q": 1}, "no such setting"),
@@ -336,6 +584,25 @@ class TestRefusals:
     def test_settings_that_mean_nothing(self, opened: Predictor, options: dict[str, Any], words: str) -> None:
         with pytest.raises(UsageError, match=words):
             opened.predict("A", **options)
+
+    def test_a_prompt_of_nothing_starts_with_the_token_that_starts_texts(
+        self, opened: Predictor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert written(opened, "", max_new_tokens=5)  # this tokenizer marks the ends of nothing too
+        assert written(opened, "<s><s></s>", max_new_tokens=5)
+
+        task: Any = opened.open_task("text-generation")
+        monkeypatch.setattr(task, "ids_of", lambda item, options: [])
+        assert written(opened, "", max_new_tokens=5) == written(opened, "", max_new_tokens=5, bos_token_id=0)
+        with pytest.raises(UsageError, match="no tokens at all"):
+            opened.predict("", bos_token_id=None, max_new_tokens=5)
+
+    def test_every_token_may_be_drawn_where_top_k_is_0(self, opened: Predictor) -> None:
+        options = {"do_sample": True, "temperature": 50.0, "max_new_tokens": 150, "suppress_tokens": [2], "seed": 0}
+
+        few, all_ = (written(opened, "A", top_k=count, **options)[0] for count in (2, 0))
+
+        assert len(set(all_)) > 3 * len(set(few))
 
     def test_a_prompt_longer_than_the_model_can_hold(self, opened: Predictor) -> None:
         long = "word " * 300
@@ -394,8 +661,42 @@ class TestRefusals:
             satchel.convert(folder / "model", device="inf2", kit=True, out=tmp_path / "out.kit")
 
     def test_a_strategy_that_generation_config_asks_for_and_is_not_here(self) -> None:
-        with pytest.raises(SupportError, match="guidance_scale"):
-            GenerationConfig.read({"guidance_scale": 1.5})
+        for name, value in (
+            ("constraints", [1]),
+            ("force_words_ids", [[5]]),
+            ("dola_layers", "high"),
+            ("watermarking_config", {"bias": 2.0}),
+            ("token_healing", True),
+            ("assistant_early_exit", 4),
+            ("low_memory", True),
+        ):
+            with pytest.raises(SupportError, match=name):
+                GenerationConfig.read({name: value})
+
+    def test_every_setting_of_transformers_is_honoured_refused_or_known_to_say_nothing_of_the_tokens(self) -> None:
+        ours = {field.name for field in dataclasses.fields(GenerationConfig)} | set(_ABSENT)
+        theirs = {name for name in vars(transformers.GenerationConfig()) if not name.startswith("_")}
+
+        # How fast or in what form, not which tokens.
+        assert theirs - ours == {
+            "assistant_confidence_threshold",
+            "assistant_lookbehind",
+            "cache_config",
+            "cache_implementation",
+            "compile_config",
+            "continuous_batching_config",
+            "disable_compile",
+            "is_assistant",
+            "max_cache_len",
+            "num_assistant_tokens_schedule",
+            "prefill_chunk_size",
+            "return_dict_in_generate",
+            "speculation_type",
+            "target_lookbehind",
+            "transformers_version",
+            "use_cache",
+            "use_mtp",
+        }
 
 
 class TestBundles:

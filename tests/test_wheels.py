@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,36 @@ def test_the_old_tflite_runtime_runs_what_it_computes_rightly_and_nothing_else(
     refused = subprocess.run([python, program, bundles["int8-dynamic"]], capture_output=True, text=True, check=False)
     assert "ToolchainError" in refused.stderr
     assert "computes some of its operators wrongly" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_language_model_talks_where_there_is_no_torch(wheels: dict[str, Path], tmp_path: Path) -> None:
+    import satchel
+
+    real = runpy.run_path(str(ROOT / "examples" / "real_models.py"))
+    bundle = satchel.convert(
+        real["smollm2"](), device="generic-x86-64", quantize="fp32", prefer="size", out=tmp_path / "smollm2.satchel"
+    )
+    schema = tmp_path / "answer.json"
+    schema.write_text(json.dumps({"type": "object", "properties": {"capital": {"enum": ["Rome", "Paris"]}}}))
+    python = clean_environment(tmp_path / "venv", sys.executable)
+    thin = f"{wheels['satchel_runtimes']}[onnx,text,chat,structured]"
+    install(python, thin, str(wheels["satchel"]), "-c", str(ROOT / "constraints.txt"))
+
+    said = talk(python, bundle, "What is the capital of France?\nAnd what is 2+2?\n", "--max-new-tokens", "30")
+    as_json = talk(python, bundle, "What is the capital of France?\n", "--json-schema", str(schema))
+
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode
+    assert "Paris" in said.splitlines()[0] and len(said.splitlines()) >= 2
+    assert json.loads(as_json) in ({"capital": "Paris"}, {"capital": "Rome"}, {})
+
+
+def talk(python: str, bundle: Path, lines: str, *options: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(Path(python).parent / "satchel"), "chat", str(bundle), *options]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, env=clean, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 def configparser_version() -> str:

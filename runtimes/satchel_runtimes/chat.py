@@ -15,6 +15,8 @@ from .toolchain import need
 
 __all__ = ["Template", "check_messages"]
 
+# What a program in a template may raise where a conversation is not as it thinks.
+_MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 _ROLES = "system, user, assistant, tool"
 
 
@@ -61,7 +63,13 @@ class Template:
                     **self._special,
                 )
             )
-        except self._jinja.TemplateError as error:
+        except self._jinja.sandbox.SecurityError as error:
+            raise IntegrityError(
+                "Cannot run the chat template.",
+                why=f"it reaches for more than the conversation: {error}",
+                fix="do not use this bundle: no template of a model needs that",
+            ) from None
+        except (self._jinja.TemplateError, *_MISTAKES) as error:
             raise UsageError(
                 "Cannot put the conversation into the model's form.",
                 why=f"its chat template says: {error}",

@@ -338,9 +338,9 @@ def _first(values: np.ndarray, count: int) -> np.ndarray:
 
     To sort a vocabulary takes longer than half a step of a small model, and what sampling keeps is most often a few tokens.
     """
-    if count >= len(values):
-        return np.arange(len(values))
-    return np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    last = min(count, len(values)) - 1
+    result: np.ndarray = np.flatnonzero(values <= np.partition(values, last)[last])
+    return result
 
 
 def _entropy(logs: np.ndarray, chances: np.ndarray) -> float:

@@ -299,19 +299,30 @@ class Pieces:
 
     def __init__(self, task: TextTask, before: Sequence[int]) -> None:
         # A few tokens before the new ones: what a first word looks like depends on them.
-        self._task, self._ids = task, list(before[-_CONTEXT:])
+        self._task, self._ids, self._cleans = task, list(before[-2 * _CONTEXT :]), task.cleans
         self._shown = len(task.decoded(self._ids, skip=True))
+        self._forget()
 
     def add(self, token: int) -> str:
         self._ids.append(token)
         text = self._task.decoded(self._ids, skip=True)
         if text.endswith("\ufffd"):  # bytes of a character that more tokens will complete
             return ""
-        piece, self._shown = text[self._shown :], max(len(text), self._shown)
-        if len(self._ids) > _MOST:  # or each token would take longer than the one before
-            self._ids = self._ids[-_CONTEXT:]
-            self._shown = len(self._task.decoded(self._ids, skip=True))
+        whole = len(text)
+        if self._cleans:  # the next word may take away a space of the last two: "I do n't" is "I don't"
+            whole = max(text.rfind(" ", 0, max(text.rfind(" "), 0)), self._shown)
+        piece, self._shown = text[self._shown : whole], max(whole, self._shown)
+        if len(self._ids) > _MOST and not self._cleans:  # or each token would take longer than the one before
+            self._forget()
         return piece
+
+    def _forget(self) -> None:
+        """Read on with the last few tokens, from where a character begins."""
+        for count in range(_CONTEXT, 2 * _CONTEXT):
+            text = self._task.decoded(self._ids[-count:], skip=True)
+            if "\ufffd" not in text:
+                self._ids, self._shown = self._ids[-count:], len(text)
+                return
 
     def rest(self) -> str:
         """What was held back, which the text ends with."""

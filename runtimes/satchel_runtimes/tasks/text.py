@@ -106,11 +106,15 @@ class TextTask(Task):
             opened: PieceTokenizer = self._tokenizers[truncate]
             return opened
 
+    @property
+    def cleans(self) -> bool:
+        """Whether some spaces are taken out of decoded text; between the pieces of a BPE these are the text's own."""
+        return bool(self._step.options.get("clean_up")) and type(self.tokenizer.model).__name__ != "BPE"
+
     def decoded(self, ids: Sequence[int], *, skip: bool) -> str:
         """The text of some tokens; without the special ones where `skip` says so."""
         text = str(self.tokenizer.decode(ids, skip_special_tokens=skip))
-        # As transformers does: between the pieces of a BPE these spaces are the text's own.
-        if self._step.options.get("clean_up") and type(self.tokenizer.model).__name__ != "BPE":
+        if self.cleans:  # as transformers does
             for each in SPACES_TO_CLEAN:
                 text = text.replace(each, each.strip())
         return text

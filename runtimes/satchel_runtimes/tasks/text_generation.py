@@ -93,7 +93,14 @@ class TextGeneration(GenerativeTask):
         found = self._template.text(messages, tools=tools, reply=messages[-1]["role"] != "assistant")
         if messages[-1]["role"] == "assistant":  # which goes on: what the template puts behind it is cut off
             said = str(messages[-1]["content"]).strip()
-            found = found[: found.rindex(said) + len(said)]
+            before, mark, _ = found.rpartition(said)
+            if not mark:
+                raise UsageError(
+                    "Cannot go on with the assistant's message.",
+                    why="the chat template does not give it as it is",
+                    fix='end with a message of the role "user"',
+                )
+            found = before + said
         return found
 
     def prompts(

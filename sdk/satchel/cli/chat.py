@@ -70,7 +70,7 @@ def chat(
     given.update(form_of(json_schema, regex, grammar))
     if tools is not None:
         given["tools"] = _functions(tools)
-    asks = sys.stdin.isatty()
+    asks = _asks()
     placed: Any = {"threads": threads, "cores": cores, "trust": trust}
     with load(bundle, task="text-generation", verify="once", **placed) as predictor:
         task: Any = predictor.open_task("text-generation")
@@ -127,6 +127,10 @@ def _message(line: str) -> Any:  # Any: JSON, which the template's checks read
             why=f"it is no JSON: {error}",
             fix='give {"role": "user", "content": …} on one line, or leave --json out',
         ) from None
+
+
+def _asks() -> bool:
+    return sys.stdin.isatty()
 
 
 def _line(asks: bool) -> str | None:
