@@ -245,6 +245,15 @@ def test_the_missing_library_is_named_with_its_extra(opened: Predictor, monkeypa
         written(opened, regex="yes")
 
 
+def test_a_library_that_is_too_old_says_which_is_wanted(opened: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    task: Any = opened.open_task("text-generation")
+    monkeypatch.setattr(task, "_readers", {})
+    monkeypatch.setattr("satchel_runtimes.generation.form.version", lambda name: "1.6.1")
+
+    with pytest.raises(ToolchainError, match=r"llguidance >=1\.7"):
+        written(opened, regex="yes")
+
+
 def test_a_tokenizer_that_is_not_understood_is_refused() -> None:
     with pytest.raises(SupportError, match="does not understand its tokenizer"):
         Tokens(tokenizer("unigram").backend_tokenizer, (2,))

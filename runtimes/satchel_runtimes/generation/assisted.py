@@ -21,10 +21,8 @@ from .texts import Texts
 __all__ = ["Assistant", "Guesser", "Lookup", "assisted"]
 
 
-_NONE = (
-    np.zeros(0, dtype=np.int64),
-    None,
-)  # with the prompt: engines of fixed lengths read it whole where one answer is asked for
+# With the prompt: engines of fixed lengths read it at once where one answer is asked for.
+_NONE: tuple[np.ndarray, Optional[np.ndarray]] = (np.zeros(0, dtype=np.int64), None)
 
 
 class Guesser(Protocol):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Any, Optional
 
 import numpy as np
 
 from ..errors import SupportError, UsageError
-from ..toolchain import need
+from ..toolchain import need, require_version
 
 __all__ = ["KINDS", "Form", "Held", "Tokens"]
 
@@ -21,6 +22,7 @@ KINDS = {"json_schema": "JSON schema", "regex": "regular expression", "grammar":
 
 # One way to write each value, that of Python's `json`: a small model that may write blanks writes them without end.
 _JSON = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_VERSIONS = ">=1.7"  # before that a text had one end token
 _KEPT = 256  # states of texts so far; one that is gone is made again from the start
 
 
@@ -30,7 +32,7 @@ class Form:
     Raises:
         UsageError: it is none, or llguidance has not all of it.
         SupportError: llguidance does not understand the tokenizer, or the form is too large for it.
-        ToolchainError: llguidance is missing.
+        ToolchainError: llguidance is missing, or too old.
     """
 
     def __init__(self, tokens: Tokens, kind: str, value: Any) -> None:
@@ -72,6 +74,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, ends: tuple[int, ...]) -> None:
         self.package = need("llguidance", extra="structured", to="hold a text to a form")
+        require_version("llguidance", version("llguidance"), _VERSIONS, to="hold a text to a form")
         self.ends = ends
         try:
             self.opened = self.package.LLTokenizer(tokenizer.to_str(), eos_token=list(ends))
