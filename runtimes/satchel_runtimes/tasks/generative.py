@@ -166,8 +166,8 @@ class GenerativeTask(TextTask):
         if not hasattr(self.tokenizer, "to_str"):
             raise UsageError(
                 f"Cannot hold the text to a {KINDS[asked[0]]}.",
-                why="this model writes characters, not tokens of bytes",
-                fix="leave it out",
+                why="this model's tokens are not those of a tokenizer.json, which llguidance reads",
+                fix="take a language model, whose tokenizer.json works on bytes",
             )
         with self._lock:
             if ends not in self._readers:
