@@ -26,11 +26,13 @@ from tests.conversions import REPORT, add_earlier, digests, run, variant
 
 import satchel
 from satchel_converters.component import Axis, Component, Input, Output
+from satchel_converters.format import Plan, format_of
 from satchel_converters.kit import FINISH
 from satchel_converters.kit.trace import trace
 from satchel_runtimes import load
 from satchel_runtimes.errors import ParityError, SupportError, UsageError
 from satchel_runtimes.golden import replay
+from satchel_runtimes.manifest import Engine
 
 FAKES = Path(__file__).parent / "fake_neuron"
 SATCHEL = ("satchel", "satchel_converters", "satchel_runtimes", "satchel_device_profiles", "satchel_benchmarks")
@@ -213,29 +215,45 @@ def component(body: Callable[[torch.Tensor], torch.Tensor]) -> Component:
     return Component("model", _Scale(body), (Input("x", "float32", axes),), (Output("y", "float32", axes),), example)
 
 
+def at(*lengths: int) -> Plan:
+    return Plan("neuron", format_of("neuron").scheme("fp32"), Engine("torch-neuronx", ">=2.9"), buckets=lengths)
+
+
 def test_an_operator_that_torch_1_13_1_lacks_is_refused(tmp_path: Path) -> None:
     def attend(x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.scaled_dot_product_attention(x[:, None, :, None], x[:, None, :, None], x[:, None, :, None])[:, 0, :, 0]  # fmt: skip
 
     with pytest.raises(SupportError, match=r"has no operator aten::scaled_dot_product_attention"):
-        trace([component(attend)], (8,), tmp_path, reader="1.13.1")
+        trace([component(attend)], at(8), tmp_path, reader="1.13.1")
     assert not list(tmp_path.iterdir())
 
-    trace([component(attend)], (8,), tmp_path, reader=None)  # a newer torch has it
+    trace([component(attend)], at(8), tmp_path, reader=None)  # a newer torch has it
 
 
 def test_a_model_that_bakes_its_length_in_gets_a_trace_per_length(tmp_path: Path) -> None:
-    made = trace([component(lambda x: x / int(x.shape[1]))], (4, 8), tmp_path, reader="1.13.1")
+    made = trace([component(lambda x: x / int(x.shape[1]))], at(4, 8), tmp_path, reader="1.13.1")
 
     assert made.files == ("model_sequence_4.pt", "model_sequence_8.pt")
     assert [graph.bind["sequence"] for graph in made.graphs] == [4, 8]
+
+
+@pytest.mark.parametrize(("reader", "kept"), [(None, 0), ("1.13.1", 1)])
+def test_what_a_trace_makes_lies_where_its_inputs_do(tmp_path: Path, reader: str | None, kept: int) -> None:
+    """torch_neuronx traces it again, on a device of its own; torch_neuron does not."""
+    made = trace([component(lambda x: x + torch.arange(x.shape[1]))], at(4, 8), tmp_path, reader=reader)
+
+    script: Any = torch.jit.load(str(tmp_path / made.files[0]))
+    nodes = script.inlined_graph
+    devices = [each for each in nodes.findAllNodes("prim::Constant") if str(each.output().type()) == "Device"]
+    assert len(devices) == kept
+    assert script(torch.ones(1, 3))[0].tolist() == [[1, 2, 3]]
 
 
 def test_a_trace_that_is_wrong_at_its_own_length_is_refused(tmp_path: Path) -> None:
     calls = iter(range(100))
 
     with pytest.raises(SupportError, match="is wrong by"):
-        trace([component(lambda x: x * next(calls))], (4,), tmp_path, reader=None)
+        trace([component(lambda x: x * next(calls))], at(4), tmp_path, reader=None)
     assert not list(tmp_path.iterdir())
 
 
