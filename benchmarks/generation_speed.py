@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +23,21 @@ from satchel_runtimes import Predictor, load
 from satchel_runtimes.generation.texts import Texts
 from satchel_runtimes.measure import interleave, ratio
 from satchel_runtimes.sessions import Session
-from setting import MADE, ROOT, Figure, arguments, figure_of, tell
+from setting import MADE, ROOT, Figure, arguments, figure_of, run, tell
 
 PROMPT = "The history of the city begins with a small village at the river, where"
 TOKENS = 32
 SCHEMES = {
     "fp32": 0,
     "int8-weights": 1,
+    "int4-weights": 1,
 }  # bytes of an embedding beside the head: looked up, and not read with the other weights
-TARGETS = {"fp32": 2.3, "int8-weights": 5.0}  # times transformers at one thread
+TARGETS = {"fp32": 2.3, "int8-weights": 5.0, "int4-weights": 5.0}  # times transformers at one thread
+PEAK = """import sys
+from satchel_runtimes import load
+from satchel_runtimes.measure import peak_rss_bytes
+load(sys.argv[1], threads=1).predict(sys.argv[2], max_new_tokens=32)
+print(peak_rss_bytes())"""  # of itself: a large parent's own peak goes on to a child in what the system counts
 
 
 def bandwidth(threads: int) -> float:
@@ -87,18 +94,27 @@ def steps(session: Session, ids: np.ndarray) -> Callable[[], object]:
     return run
 
 
+def begins(opened: Predictor) -> Callable[[], object]:
+    """Up to the first token of a prompt that was not seen before."""
+    return lambda: opened.predict(PROMPT, max_new_tokens=1)
+
+
 def main() -> None:
     asked = arguments(__doc__ or "", threads=1, rounds=7)
     before = os.getloadavg()
     source = runpy.run_path(str(ROOT / "examples" / "real_models.py"))["smollm2"]()
     theirs, ids, table = transformers_of(source)
     calls = {"theirs": theirs}
-    sizes = {}
+    sizes, paths = {}, {}
     for scheme, width in SCHEMES.items():
-        path = bundle(scheme, source)
+        path = paths[scheme] = bundle(scheme, source)
         opened = load(path, threads=asked.threads)
         calls[scheme], calls[f"bare {scheme}"] = writes(opened), steps(opened.graphs["model"], ids)
         sizes[scheme] = (path / "model.onnx").stat().st_size - table * width
+        calls[f"first {scheme}"] = begins(opened)
+    peaks = {
+        name: int(run([sys.executable, "-c", PEAK, str(path), PROMPT]).out) / 2**20 for name, path in paths.items()
+    }
     rate = bandwidth(asked.threads)
     times = interleave(calls, warmup=1, min_runs=asked.rounds, max_runs=asked.rounds)
     figures: list[Figure] = [Figure("bandwidth", rate / 1e9, rate / 1e9, rate / 1e9, 9, "GB/s")]
@@ -111,6 +127,9 @@ def main() -> None:
         figures.append(figure_of(f"{scheme}: times transformers", found, target=target, worse="below"))
         added = ratio(times[scheme], times[f"bare {scheme}"])
         figures.append(figure_of(f"{scheme}: predict / its bare calls", added, target=1.05))
+        figures.append(figure_of(f"{scheme}: to the first token", times[f"first {scheme}"] * 1e3, "ms"))
+        peak = peaks[scheme]
+        figures.append(Figure(f"{scheme}: peak memory of a fresh process", peak, peak, peak, 1, "MB"))
         least = size / rate * TOKENS
         limit = 0.7 if scheme == "fp32" else None
         figures.append(

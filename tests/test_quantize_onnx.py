@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import satchel
 from satchel_converters import onnx as onnx_format
 from satchel_converters.format import Artifact, Plan
+from satchel_converters.onnx_quantize import Wanted, quantize
 from satchel_converters.onnx_rounding import round_int4, round_int8
 from satchel_converters.onnx_smooth import observe, smooth
 from satchel_converters.sensitivity import scan_layers
@@ -274,6 +275,40 @@ def test_int4_products_have_four_bits_in_blocks_of_32(model: onnx.ModelProto, tm
     assert {a.name: a.i for a in first.attribute if a.name in ("bits", "block_size")} == {"bits": 4, "block_size": 32}
     # 0.29: these are random weights with one loud channel. 15 levels of a range lose about a tenth in each product.
     assert error(made, model, samples(10, seed=9)) < 0.4
+
+
+def tied(rows: int, width: int) -> onnx.ModelProto:
+    """A table that is looked up and, turned over, multiplied with what was found: logits of the tokens themselves."""
+    table = np.random.default_rng(5).standard_normal((rows, width)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["states"], name="look"),
+        helper.make_node("MatMul", ["states", "head"], ["logits"], name="head"),
+    ]
+    ends = [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, "tokens"])]
+    outs = [
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "tokens", rows]),
+        helper.make_tensor_value_info("states", TensorProto.FLOAT, [1, "tokens", width]),
+    ]
+    constants = [numpy_helper.from_array(table, "table"), numpy_helper.from_array(table.T.copy(), "head")]
+    graph = helper.make_graph(nodes, "tied", ends, outs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+@pytest.mark.parametrize("scheme", ["int8-weights", "int4-weights"])
+@pytest.mark.parametrize("width", [96, 256], ids=["padded blocks", "whole blocks"])
+def test_a_table_that_is_embedding_and_head_is_stored_once_in_eight_bits(scheme: str, width: int) -> None:
+    model, rows = tied(2048, width), 2048
+    ids = np.array([[0, 5, 2047, 1024]])
+    before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"ids": ids})
+
+    made = quantize(model, Wanted(plan(scheme), (), "model", quiet))
+
+    after = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"ids": ids})
+    assert made.ByteSize() < rows * -(-width // 128) * 128 * 1.1, "one byte for each weight, once, and a scale for 128"
+    assert (after[0].argmax(-1) == ids).all()
+    for ours, theirs in zip(after, before, strict=True):
+        # Half a step of 1/127 of a block's largest, which is about three spreads.
+        assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
 
 
 def test_a_whole_conversion_notes_what_was_decided(tiny: Path, tmp_path: Path) -> None:

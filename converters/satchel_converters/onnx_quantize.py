@@ -7,7 +7,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from .format import Plan
 from .onnx_cache import narrow_caches, observe_caches
 from .onnx_rounding import round_int4, round_int8
 from .onnx_smooth import Samples, observe, open_model, smooth, weighted
+from .onnx_tables import embeddings_to_int8, look_up_blocks, tie_embeddings, tied
 from .process import Tell
 from .sensitivity import scan_layers
 
@@ -35,7 +36,6 @@ CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 LEAST_SAMPLES = 8  # different ones; ranges of fewer are chance
 # percentile: of the values within the range. Entropy by onnxruntime's own numbers, 128 bins of 128, has one range to choose from.
 _CALIBRATOR = {"percentile": {"percentile": 99.999}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}}
-_LARGE_ROWS = 1024  # an embedding table with fewer rows is not worth three more operators
 _BLOCK, _BLOCK4 = (
     128,
     32,
@@ -73,7 +73,7 @@ def quantize(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
 
 
 def _fp32(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
-    _tie_embeddings(model)
+    tie_embeddings(model)
     return model
 
 
@@ -89,7 +89,7 @@ def _int8_dynamic(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     if wanted.samples:
         _check_samples(wanted)
         _prepare(model, wanted)
-    _embeddings_to_int8(model)
+    embeddings_to_int8(model)
     return _dynamic(model, wanted, ())
 
 
@@ -97,7 +97,7 @@ def _int8_static(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     _check_samples(wanted)
     if not _convolutional(model):
         _prepare(model, wanted)
-    _embeddings_to_int8(model)
+    embeddings_to_int8(model)
     wanted.notes["calibration"] = f"{_method(wanted)} over {len(wanted.samples)} samples"
     return _static(model, wanted, _ranges(model, wanted), ())
 
@@ -111,7 +111,7 @@ def _int8_mixed(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     convolutional = _convolutional(model)
     if not convolutional:
         _prepare(model, wanted)
-    _embeddings_to_int8(model)
+    embeddings_to_int8(model)
     ranges = _ranges(model, wanted) if convolutional else None
     constants = {each.name: int(np.prod(each.dims)) for each in model.graph.initializer}
     layers = {
@@ -134,8 +134,17 @@ def _int8_mixed(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
 
 
 def _int8_weights(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
-    _embeddings_to_int8(model)
-    return _blocks(model, 8)
+    return _with_tables(model, lambda: _blocks(model, 8))
+
+
+def _with_tables(model: onnx.ModelProto, make: Callable[[], onnx.ModelProto]) -> onnx.ModelProto:
+    """Make the products in blocks, and the embeddings int8: from the head's own eight bits where it has the same table."""
+    pairs = [(look.output[0], product.output[0]) for look, product in tied(model)]
+    embeddings_to_int8(model, kept={look for look, _ in pairs})
+    made = make()
+    for look, product in pairs:
+        look_up_blocks(made, look, product)
+    return made
 
 
 def _int8_weights_kv8(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
@@ -151,15 +160,18 @@ def _int8_weights_kv8(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto
 def _int4_weights(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     """On MiniLM over 200 texts, mean cosine: 0.964 with symmetric blocks, 0.971 with a zero point, 0.974 by onnxruntime's HQQ,
     0.987 with the rounding of GPTQ."""
-    _embeddings_to_int8(model)
-    heads = _vocabulary_heads(model)
-    if wanted.samples:
-        _check_samples(wanted)
-        tokens = sum(next(iter(each.values())).shape[1] for each in wanted.samples)
-        wanted.notes["calibration"] = f"{len(wanted.samples)} samples of {tokens} positions in all"
-        round_int4(model, observe(model, wanted.samples, kept=heads), _BLOCK4)
-    made = _blocks(model, 4, kept=heads)
-    return _blocks(made, 8) if heads else made
+    heads = {*_vocabulary_heads(model), *(product.name for _, product in tied(model))}
+
+    def make() -> onnx.ModelProto:
+        if wanted.samples:
+            _check_samples(wanted)
+            tokens = sum(next(iter(each.values())).shape[1] for each in wanted.samples)
+            wanted.notes["calibration"] = f"{len(wanted.samples)} samples of {tokens} positions in all"
+            round_int4(model, observe(model, wanted.samples, kept=heads), _BLOCK4)
+        made = _blocks(model, 4, kept=sorted(heads))
+        return _blocks(made, 8) if heads else made
+
+    return _with_tables(model, make)
 
 
 def _vocabulary_heads(model: onnx.ModelProto) -> list[str]:
@@ -356,71 +368,6 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     return made
-
-
-def _embeddings_to_int8(model: onnx.ModelProto) -> None:
-    """Replace each large embedding table by int8 rows with a scale per row, looked up and multiplied back.
-
-    onnxruntime's quantizer gives a table one scale for all rows; one per row costs 4 bytes each and keeps rare words as
-    exact as common ones.
-    """
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    tables = {each.name: each for each in graph.initializer}
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
-    for place in reversed(range(len(graph.node))):
-        node = graph.node[place]
-        if node.op_type != "Gather" or node.input[0] not in tables or uses[node.input[0]] > 1:
-            continue
-        if next((a.i for a in node.attribute if a.name == "axis"), 0) != 0:
-            continue
-        name = node.input[0]
-        values = numpy_helper.to_array(tables[name])
-        if values.ndim != 2 or values.shape[0] < _LARGE_ROWS or values.dtype != np.float32:
-            continue
-        scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
-        rows = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
-        graph.initializer.remove(tables[name])
-        graph.initializer.append(numpy_helper.from_array(rows, f"{name}.int8"))
-        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
-        ids, out = node.input[1], node.output[0]
-        made = [
-            helper.make_node("Gather", [f"{name}.int8", ids], [f"{out}.int8"], name=f"{node.name}.rows"),
-            helper.make_node("Cast", [f"{out}.int8"], [f"{out}.float"], name=f"{node.name}.cast", to=1),
-            helper.make_node("Gather", [f"{name}.scale", ids], [f"{out}.scale"], name=f"{node.name}.scales"),
-            helper.make_node("Mul", [f"{out}.float", f"{out}.scale"], [out], name=f"{node.name}.mul"),
-        ]
-        del graph.node[place]
-        for offset, each in enumerate(made):
-            graph.node.insert(place + offset, each)
-
-
-def _tie_embeddings(model: onnx.ModelProto) -> None:
-    """Store a table once that is looked up at the start of a graph and, turned over, multiplied at its end: the engine turns it
-    when it loads the graph. A fifth of SmolLM2's file is that copy."""
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    tables = {each.name: each for each in graph.initializer}
-    looked_up = [node.input[0] for node in graph.node if node.op_type == "Gather" and node.input[0] in tables]
-    for name in dict.fromkeys(looked_up):
-        table = tables[name]
-        if len(table.dims) != 2 or table.dims[0] < _LARGE_ROWS:
-            continue
-        for node in [each for each in graph.node if each.op_type == "MatMul" and each.input[1] in tables]:
-            other = tables[node.input[1]]
-            if list(other.dims) != list(reversed(table.dims)):
-                continue
-            if np.array_equal(numpy_helper.to_array(other), numpy_helper.to_array(table).T):
-                turned = f"{name}.turned"
-                place = list(graph.node).index(node)
-                graph.node.insert(place, helper.make_node("Transpose", [name], [turned], name=turned, perm=[1, 0]))
-                node.input[1] = turned
-                graph.initializer.remove(other)
 
 
 @contextlib.contextmanager
