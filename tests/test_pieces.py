@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import tokenizers
 import torch
 import transformers
 from benchmarks.matrix.row import CORPUS
+from benchmarks.matrix.rows.moses import flaubert_tokenizer, xlm_tokenizer
 from benchmarks.matrix.rows.translators import m2m_tokenizer, marian_tokenizer, spelling
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,9 +27,10 @@ from sentencepiece import sentencepiece_model_pb2
 from satchel_converters.processors import load_processors
 from satchel_converters.source import find_source
 from satchel_converters.tokenizer_build import _speller, pieces_of
-from satchel_runtimes.errors import SupportError
+from satchel_runtimes.errors import SupportError, ToolchainError
 from satchel_runtimes.tasks.piece_tokenizer import PieceTokenizer
 from satchel_runtimes.tasks.sentence_pieces import Speller
+from satchel_runtimes.tasks.text import Tokens
 
 # Parts of texts on which tokenizers part ways: ties, runs of spaces and of what is unknown, signs that a table puts for others, several
 # characters that are one, special tokens and what only looks like them.
@@ -35,6 +39,8 @@ PARTS = (
     *(" ", "  ", "\t", "\n", "\r\n", "\u00a0", "\u3000", "\u200b", "\ufeff", "\u2581", "\u2581\u2581", "\ufffd"),
     *("é", "e\u0301", "\u0301", "A\u0301\u0323", "Å", "ﬁ", "½", "²", "Ａ", "ｶﾞ", "한국", "\u1112\u1161\u11ab", "ß", "ßß", "日", "日本"),
     *("🙂", "👩\u200d👩\u200d👧", "\u0000", "\u0007", "\x7f", "\u202e", "İ", "ΑΣ"),
+    *("don't", "it's", "U.S.", "Mr. X", "No. 5", "No. a", "p. 3", "art. 5", "l'eau", "M.", "1,000", "1,a", ",", "'", "''", '"', "``"),
+    *("(", ")", "« ", " »", "“", "’", "—", "…", "，", "。 ", "．", "５", " %", " :", "nº\u00a0", "DOTMULTI", "$5", "€", "A/B", "a-b", ".'"),
     *("<unk>", "</s>", "<s>", "<pad>", "<mask>", " <mask> ", ">>fra<<", ">>deu<<", ">>x<<", ">>", "<<", "__en__", "__fr__", "__", "<lang:fr>"),
 )  # fmt: skip
 
@@ -86,6 +92,8 @@ MADE: dict[str, Callable[[Path], Any]] = {
     "m2m_100": m2m_tokenizer,
     "speecht5": speech_tokenizer,
     "speech_to_text": listening_tokenizer,
+    "xlm": xlm_tokenizer,
+    "flaubert": functools.partial(flaubert_tokenizer, do_lowercase=True),
 }
 
 
@@ -120,7 +128,7 @@ def test_ids_are_those_of_transformers_on_two_thousand_hostile_texts(both: Both)
     assert 1000 < unknown < 2000  # texts with what the vocabulary lacks, and without
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(text=TEXTS, other=TEXTS)
 def test_so_they_are_on_any_text(both: Both, text: str, other: str) -> None:
     assert both.ours().encode(text).ids == both.theirs(text)["input_ids"]
@@ -273,6 +281,21 @@ class TestRefused:
 
         with pytest.raises(SupportError, match="model_type is 3"):
             pieces_of(made)
+
+    def test_a_package_that_is_not_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        xlm_tokenizer(tmp_path)
+        save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm", "architectures": ["XLMModel"]}), "utf-8")
+        monkeypatch.setitem(sys.modules, "sacremoses", None)
+
+        with pytest.raises(ToolchainError, match="sacremoses"):
+            load_processors(find_source(tmp_path), ["tokenizer"])
+
+    def test_places_in_a_text_that_nobody_knows(self, tmp_path: Path) -> None:
+        made = Both(xlm_tokenizer(tmp_path), tmp_path)
+
+        with pytest.raises(SupportError, match="does not say where"):
+            Tokens.of(made.ours().encode("a text"))  # type: ignore[arg-type]  # as tasks do with either
 
     def test_a_class_that_nobody_knows(self, tmp_path: Path) -> None:
         assert pieces_of(transformers.ByT5Tokenizer()) is None

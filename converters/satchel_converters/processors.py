@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from satchel_runtimes.errors import IntegrityError, SupportError
+from satchel_runtimes.errors import IntegrityError, SupportError, ToolchainError
 from satchel_runtimes.tasks.image_steps import FONT_FILE
 from satchel_runtimes.tasks.patches import PLACES
 from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
@@ -185,6 +185,7 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
 
     Raises:
         IntegrityError: the folder lacks a processor's file.
+        ToolchainError: a package that the tokenizer needs is not installed.
         SupportError: a tokenizer that is in Python and of no kind that can be carried.
         ValueError, KeyError, OSError, RuntimeError: what transformers raises for files that are missing or do not fit.
     """
@@ -198,6 +199,12 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
             found[name] = getattr(transformers, auto).from_pretrained(
                 source.folder, local_files_only=True, trust_remote_code=source.trust_remote_code, **options
             )
+        except ImportError as error:
+            raise ToolchainError(
+                f"Cannot load the {name.replace('_', ' ')} of {source.id}.",
+                why=" ".join(str(error).split())[:200],
+                fix="pip install 'satchel[convert]'",
+            ) from error
         except (OSError, TypeError) as error:  # a TypeError is a vocabulary whose path is None
             if name != "tokenizer" and (source.folder / "preprocessor_config.json").is_file():
                 raise

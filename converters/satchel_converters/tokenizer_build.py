@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from satchel_runtimes.errors import SupportError
+from satchel_runtimes.tasks.sentence_pieces import SPACE
+
+from . import moses
 
 __all__ = ["pieces_of"]
 
 # Any below: classes of transformers, most of them without types, and messages of protobuf.
-# By class: where it keeps its SentencePiece model, and how it writes a text of pieces. `spelt`: the model joins them, or a plain
+# By class: where it keeps its SentencePiece model (none: Moses finds words), and how it writes a text of pieces. `spelt`: the model joins them, or a plain
 # join does; `after`: what follows a special token; `spaces`: whether the marks of spaces that are left become spaces; `named`: whether
 # the model names ids that the vocabulary lacks.
 _CLASSES: Mapping[str, Mapping[str, Any]] = {
@@ -27,6 +30,8 @@ _CLASSES: Mapping[str, Mapping[str, Any]] = {
     },
     "M2M100Tokenizer": {"model": "sp_model", "spelt": True, "after": "", "spaces": False, "named": False},
     "Speech2TextTokenizer": {"model": "sp_model", "spelt": True, "after": " ", "spaces": False, "named": False},
+    "XLMTokenizer": {"model": "", "spelt": False, "after": "", "spaces": True, "named": False},
+    "FlaubertTokenizer": {"model": "", "spelt": False, "after": "", "spaces": True, "named": False},
     "SpeechT5Tokenizer": {"model": "sp_model", "spelt": False, "after": "", "spaces": True, "named": True},
 }
 _MODELS = {1: "unigram", 2: "bpe", 4: "char"}  # trainer_spec.model_type
@@ -49,10 +54,10 @@ def pieces_of(tokenizer: Any) -> dict[str, Any] | None:
             f"Cannot carry a {kind}.", why=why, fix="change that in tokenizer_config.json, or use another checkpoint"
         )
     separate = bool(getattr(tokenizer, "separate_vocabs", False))
-    reader = getattr(tokenizer, own["model"])
+    reader = getattr(tokenizer, own["model"]) if own["model"] else None
     names = _names(tokenizer, (tokenizer.spm_target if separate else reader) if own["named"] else None)
     return {
-        "speller": _speller(reader),
+        "speller": moses.spelling(tokenizer) if reader is None else _speller(reader),
         "vocabulary": _vocabulary(tokenizer),
         "unknown": tokenizer.convert_tokens_to_ids(tokenizer.unk_token),
         "tokens": {str(number): name for number, name in names.items()},
@@ -68,6 +73,7 @@ def pieces_of(tokenizer: Any) -> dict[str, Any] | None:
             "spelt": own["spelt"],
             "after": own["after"],
             "spaces": own["spaces"],
+            "space": "</w>" if reader is None else SPACE,
             "upper": bool(getattr(tokenizer, "do_upper_case", False)),
             "unknown": str(tokenizer.unk_token),
             "specials": [str(each) for each in tokenizer.all_special_tokens],
@@ -78,7 +84,7 @@ def pieces_of(tokenizer: Any) -> dict[str, Any] | None:
 
 def _cannot(tokenizer: Any) -> str:
     """Why a tokenizer cannot be carried exactly; empty: it can."""
-    if tokenizer.sp_model_kwargs:
+    if getattr(tokenizer, "sp_model_kwargs", None):
         return f"sp_model_kwargs={tokenizer.sp_model_kwargs} draws pieces by chance, or cuts otherwise"
     if getattr(tokenizer, "normalize", False) is True:
         return "normalize=true writes numbers out in words"

@@ -10,6 +10,7 @@ from . import (
     documents,
     generators,
     joined,
+    moses,
     pages,
     seeing,
     tables,
@@ -25,6 +26,7 @@ __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = (
     *text.ROWS,
+    *moses.ROWS,
     *decoders.ROWS,
     *generators.ROWS,
     *writers.ROWS,

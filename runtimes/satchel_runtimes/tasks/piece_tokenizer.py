@@ -1,13 +1,14 @@
-"""Tokenizers that transformers has in Python alone: SentencePiece cuts a text, and a vocabulary of its own numbers the pieces."""
+"""Tokenizers that transformers has in Python alone: a text is cut into pieces, which a vocabulary of its own numbers."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from .plain_tokenizer import Part, PlainTokenizer
-from .sentence_pieces import SPACE, Speller
+from .sentence_pieces import Speller
+from .word_merges import WordSpeller
 
 __all__ = ["PIECES_FILE", "PieceTokenizer"]
 
@@ -33,7 +34,7 @@ class PieceTokenizer(PlainTokenizer):
             side=options["side"],
         )
         self._spec, self._written = spec, spec["written"]
-        self._speller = Speller(spec["speller"])
+        self._speller = _speller(spec["speller"])
         self._ids: Mapping[str, int] = spec["vocabulary"]
         self._names: Mapping[int, str] = {int(number): piece for number, piece in spec["tokens"].items()}
         self._specials = frozenset(spec["specials"])
@@ -43,13 +44,13 @@ class PieceTokenizer(PlainTokenizer):
         longest = sorted(self._added, key=len, reverse=True)
         self._split = re.compile("(" + "|".join(map(re.escape, longest)) + ")") if longest else None
         other = self._written.get("speller")
-        self._writer = self._speller if other is None else Speller(other)
+        self._writer = self._speller if other is None else _speller(other)
 
     def part(self, text: str) -> Part:
         text.encode("utf-8")  # refuses what is no text
         ids = list(self._numbers(text))
         # Where in the text a piece came from is not known: transformers' own tokenizers of this kind do not say it either.
-        return Part(ids, [(0, 0)] * len(ids), [None] * len(ids))
+        return Part(ids, [], [None] * len(ids))
 
     def _numbers(self, text: str) -> Iterator[int]:
         for part in self._parts(text):
@@ -104,7 +105,7 @@ class PieceTokenizer(PlainTokenizer):
             if not (skip_special_tokens and number in self._specials)
         ]
         if not self._written["spelt"]:
-            return "".join(tokens).replace(SPACE, " ").strip()
+            return "".join(tokens).replace(self._written["space"], " ").strip()
         made, waiting = "", list[str]()
         for token in tokens:
             if token in self._said:
@@ -113,8 +114,12 @@ class PieceTokenizer(PlainTokenizer):
             else:
                 waiting.append(token)
         made += self._spell(waiting)
-        return (made.replace(SPACE, " ") if self._written["spaces"] else made).strip()
+        return (made.replace(self._written["space"], " ") if self._written["spaces"] else made).strip()
 
     def _spell(self, pieces: Sequence[str]) -> str:
         text = self._writer.text(pieces)
         return text.upper() if self._written["upper"] else text
+
+
+def _speller(spec: Mapping[str, Any]) -> Union[Speller, WordSpeller]:
+    return WordSpeller(spec) if spec["model"] == "words" else Speller(spec)

@@ -16,7 +16,7 @@ class PlainEncoding:
 
     ids: list[int]
     type_ids: list[int]
-    offsets: list[tuple[int, int]]  # of characters in the token's own text
+    offsets: list[tuple[int, int]]  # of characters in the token's own text; none where nobody knows them
     special_tokens_mask: list[int]
     sequence_ids: list[Optional[int]]
     word_ids: list[Optional[int]]

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Speller"]
+__all__ = ["SPACE", "Speller"]
 
 SPACE = "\u2581"  # what stands for a space in pieces
 _UNKNOWN_PENALTY = 10.0  # below the worst piece

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Optional, Union
 
 import numpy as np
 
-from ..errors import IntegrityError, UsageError
+from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
 from .characters import CharacterTokenizer
@@ -194,6 +194,13 @@ class Tokens:
 
     @staticmethod
     def of(encoding: tokenizers.Encoding) -> Tokens:
+        """Raises SupportError: the tokenizer does not say where in the text its tokens are."""
+        if len(encoding.offsets) != len(encoding.ids):
+            raise SupportError(
+                "Cannot tell which words of the text the model means.",
+                why="its tokenizer does not say where in the text its tokens are",
+                fix="use a checkpoint with tokenizer.json for this task",
+            )
         return Tokens(
             np.array(encoding.ids, dtype=np.int64),
             np.array(encoding.type_ids, dtype=np.int64),
