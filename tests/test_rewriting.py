@@ -8,13 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
-from benchmarks.matrix.rows.writers import WRITERS, translator, whisper, writer
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from benchmarks.matrix.rows.writers import WRITERS, translator, writer
 
 import satchel
 from satchel_converters.capture import attention, capture, load_model
@@ -22,11 +19,9 @@ from satchel_converters.source import find_source, tasks_for
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.tasks.task import ModelFacts
-from satchel_runtimes.tasks.written_speech import WrittenSpeech, _cut, _Marks
 
 QUICK = ("bart", "t5")  # absolute and relative positions
 TEXTS = ("Where is my order?", "A small model that answers quickly is often better than a large one.", "No.")
-RATE = 16000
 
 
 def converted(model: Path, **options: Any) -> Predictor:
@@ -153,152 +148,6 @@ class TestLanguages:
     def test_an_unknown_one_is_refused_with_those_that_there_are(self, languages: Kept) -> None:
         with pytest.raises(UsageError, match=r"tgt_lang='klingon'(.|\n)*fra_Latn"):
             languages.opened.predict(TEXTS[0], tgt_lang="klingon")
-
-
-def voice(seconds: float, seed: int = 0) -> np.ndarray:
-    """Something like speech: tones that come and go."""
-    random = np.random.default_rng(seed)
-    time = np.arange(int(seconds * RATE)) / RATE
-    tones = sum(np.sin(2 * np.pi * f * time) for f in random.uniform(100, 3000, 6))
-    swell = np.abs(np.sin(2 * np.pi * random.uniform(0.3, 3) * time))
-    return (tones * swell / 8 + random.normal(size=len(time)) * 0.01).astype(np.float32)
-
-
-class Hearing:
-    """A whisper and its bundle."""
-
-    def __init__(self, folder: Path) -> None:
-        self.opened = converted(folder)
-        self.model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
-        self.reader: Any = transformers.AutoTokenizer.from_pretrained(folder)
-        self.extractor: Any = transformers.WhisperFeatureExtractor.from_pretrained(folder)
-
-    def expected(self, samples: np.ndarray, **options: Any) -> Any:
-        long = {"truncation": False, "padding": "longest"} if len(samples) > 30 * RATE else {}
-        given = self.extractor(samples, sampling_rate=RATE, return_tensors="pt", return_attention_mask=True, **long)
-        with torch.inference_mode():
-            return self.model.generate(**given, **options)
-
-
-@pytest.fixture(scope="module")
-def hearing(tmp_path_factory: pytest.TempPathFactory) -> Hearing:
-    folder = tmp_path_factory.mktemp("hearers") / "whisper"
-    torch.manual_seed(0)
-    whisper(folder)
-    return Hearing(folder)
-
-
-class TestSpeech:
-    def test_is_what_transformers_hears(self, hearing: Hearing) -> None:
-        # Untrained, it would say when things are said where nobody asked; transformers then reads on from there.
-        marks = [i for name, i in hearing.reader.get_vocab().items() if name.startswith("<|") and "." in name]
-        assert len(marks) > 1500
-        for seed, own in enumerate(({"language": "de"}, {"language": "en", "translate": True}, {})):
-            samples = voice(1.5 + seed, seed)
-            theirs = {"task": "translate"} if own.get("translate") else {}
-            theirs |= {name: value for name, value in own.items() if name == "language"}
-            ids = hearing.expected(samples, **theirs, suppress_tokens=marks)[0]
-            wanted = hearing.reader.decode(ids, skip_special_tokens=True)
-
-            assert hearing.opened.predict(samples, **own, suppress_tokens=marks)["text"] == wanted
-            assert wanted
-
-    def test_of_a_list_is_that_of_each_alone(self, hearing: Hearing) -> None:
-        sounds = [voice(seconds, int(seconds)) for seconds in (1.0, 4.0, 2.0)]
-
-        together = hearing.opened.predict(sounds, language="en")
-
-        assert together == [hearing.opened.predict(each, language="en") for each in sounds]
-
-    @pytest.mark.parametrize("seconds", [3.0, 47.0, 75.0])
-    def test_says_when_as_transformers_does_however_long_it_is(self, hearing: Hearing, seconds: float) -> None:
-        samples = voice(seconds, 3)
-        theirs = hearing.expected(samples, language="en", return_timestamps=True, return_segments=True)
-        wanted = [
-            (float(each["start"]), float(each["end"]), hearing.reader.decode(each["tokens"], skip_special_tokens=True))
-            for each in theirs["segments"][0]
-        ]
-
-        found = hearing.opened.predict(samples, language="en", return_timestamps=True)["chunks"]
-
-        assert [each["text"] for each in found] == [text for _, _, text in wanted]
-        np.testing.assert_allclose([each["timestamp"] for each in found], [each[:2] for each in wanted], atol=1e-6)
-
-    def test_a_long_sound_has_the_text_of_its_windows(self, hearing: Hearing) -> None:
-        samples = voice(47.0, 3)
-
-        timed = hearing.opened.predict(samples, language="en", return_timestamps=True)
-
-        assert hearing.opened.predict(samples, language="en") == {"text": timed["text"]}
-
-    @pytest.mark.parametrize("samples", [np.zeros(RATE, np.float32), np.zeros(RATE * 40, np.float32)])
-    def test_silence_and_noise_come_to_an_end(self, hearing: Hearing, samples: np.ndarray) -> None:
-        assert isinstance(hearing.opened.predict(samples)["text"], str)
-        noise = np.random.default_rng(0).normal(size=len(samples)).astype(np.float32)
-        assert isinstance(hearing.opened.predict(noise, return_timestamps=True)["text"], str)
-
-    def test_what_it_cannot_do_is_refused(self, hearing: Hearing) -> None:
-        for options, why in (
-            ({"language": "tlh"}, "knows de, en, fr"),
-            ({"return_timestamps": "word"}, "not each word"),
-        ):
-            with pytest.raises(UsageError, match=why):
-                hearing.opened.predict(voice(1.0), **options)
-
-    def test_a_checkpoint_with_noise_in_its_features_is_refused(self) -> None:
-        facts = ModelFacts({"is_encoder_decoder": True}, 64)
-        has = {"feature_extractor_type": "WhisperFeatureExtractor", "dither": 0.1, "sampling_rate": RATE}
-        generation = {"decoder_start_token_id": 3}
-        with pytest.raises(SupportError, match="noise by chance"):
-            WrittenSpeech.entry(ModelFacts(facts.config, 64, feature_extractor=has, generation=generation))
-
-
-MARKS = st.lists(st.integers(0, 29), max_size=10)  # 12 stands for "without timestamps", 13 to 29 are these
-UNTIMED, END = 12, 9
-
-
-@settings(max_examples=200, deadline=None)
-@given(said=MARKS, seed=st.integers(0, 2**32 - 1), first=st.sampled_from([None, 3]), scale=st.floats(0.1, 5))
-def test_timestamps_come_in_the_order_of_transformers(
-    said: list[int], seed: int, first: int | None, scale: float
-) -> None:
-    scores = (np.random.default_rng(seed).normal(size=30) * scale).astype(np.float32)
-    prompt = [1, 2]
-    config = SimpleNamespace(
-        no_timestamps_token_id=UNTIMED, eos_token_id=END, bos_token_id=END, max_initial_timestamp_index=first
-    )
-    theirs = transformers.WhisperTimeStampLogitsProcessor(config, begin_index=len(prompt))  # type: ignore[arg-type]  # as it reads one
-    wanted = theirs(torch.tensor([[*prompt, *said]]), torch.tensor(scores)[None])[0].numpy()
-
-    found = _Marks(UNTIMED, END, len(prompt), first)(np.array([*prompt, *said]), scores.copy())
-
-    np.testing.assert_array_equal(found, wanted)
-
-
-@settings(max_examples=300, deadline=None)
-@given(said=MARKS.filter(bool), frames=st.integers(1, 3000))
-def test_a_window_is_cut_where_transformers_cuts_it(said: list[int], frames: int) -> None:
-    segments, moved = transformers.WhisperForConditionalGeneration._retrieve_segment(
-        seek_sequence=torch.tensor(said),
-        seek_outputs=[None],
-        time_offset=torch.zeros(1, dtype=torch.float64),
-        timestamp_begin=UNTIMED + 1,
-        seek_num_frames=torch.tensor([frames]),
-        time_precision=0.02,
-        time_precision_features=0.01,
-        input_stride=2,
-        prev_idx=0,
-        idx=0,
-        return_token_timestamps=False,
-        decoder_input_ids=torch.zeros(1, 3),
-    )
-
-    parts, ours = _cut(said, UNTIMED + 1, frames)
-
-    assert ours == int(moved)
-    assert [part.ids for part in parts] == [each["tokens"].tolist() for each in segments]
-    times = [(float(each["start"]), float(each["end"])) for each in segments]
-    np.testing.assert_allclose([(part.start, part.end) for part in parts], times, atol=1e-9)
 
 
 def test_a_decoder_that_does_not_look_at_its_encoder_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

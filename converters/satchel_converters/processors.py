@@ -20,6 +20,7 @@ from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .lean import import_transformers
+from .pieces import WRITERS, written_by
 from .source import SourceModel
 from .tokenizer_build import pieces_of
 
@@ -209,6 +210,8 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
             if name != "tokenizer" and (source.folder / "preprocessor_config.json").is_file():
                 raise
             raise _incomplete(source, name) from error
+    if type(found.get("tokenizer")).__name__ in WRITERS:
+        found["tokenizer"] = written_by(found["tokenizer"])
     if "tokenizer" in found and not _knows_words(found["tokenizer"]):
         raise _incomplete(source, "tokenizer")
     if hasattr(found.get("image_processor"), "apply_ocr"):
@@ -264,8 +267,9 @@ def _languages(tokenizer: Any) -> dict[str, Any]:
     if getattr(tokenizer, "supported_language_codes", None):  # Marian's, such as ">>fra<<"
         words = {name[2:-2]: name for name in tokenizer.supported_language_codes}
         return {"words": words, "src_lang": tokenizer.source_lang}
-    if not hasattr(tokenizer, "set_src_lang_special_tokens"):
-        return {}
+    if not hasattr(tokenizer, "set_src_lang_special_tokens"):  # Speech2Text's has languages to write, and none to read
+        spoken = getattr(tokenizer, "lang_code_to_id", None)
+        return {"codes": spoken, "tgt_lang": tokenizer.tgt_lang} if spoken else {}
     added = tokenizer.get_added_vocab()
     codes = getattr(tokenizer, "lang_code_to_id", None) or {n: i for n, i in added.items() if _LANGUAGE.fullmatch(n)}
     source = tokenizer.src_lang or next(iter(codes))

@@ -60,17 +60,20 @@ def power_frames(frames: np.ndarray, window: np.ndarray, size: int) -> np.ndarra
     return power
 
 
-def kaldi_fbank(samples: np.ndarray, rate: int, bins: int) -> np.ndarray:
-    """Kaldi's filter bank energies: 25 ms frames every 10 ms, Hann window, pre-emphasis 0.97; float32 [frames, bins].
+def kaldi_fbank(samples: np.ndarray, rate: int, bins: int, *, povey: bool = False) -> np.ndarray:
+    """Kaldi's filter bank energies: 25 ms frames every 10 ms, pre-emphasis 0.97; float32 [frames, bins].
 
     Frames are of 400 and 160 samples whatever the rate, as transformers has them for 16 kHz.
+
+    Args:
+        povey: Kaldi's own window; otherwise Hann's.
     """
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), 400)[::160]
     frames = frames - frames.mean(axis=1, keepdims=True)
     emphasised = frames.copy()
     emphasised[:, 1:] -= 0.97 * frames[:, :-1]
     emphasised[:, 0] *= 1 - 0.97
-    power = power_frames(emphasised, np.hanning(400), 512)
+    power = power_frames(emphasised, np.hanning(400) ** (0.85 if povey else 1), 512)
     filters = mel_filters(257, bins, 20, rate // 2, rate, "kaldi")
     made: np.ndarray = np.log(np.maximum(_FLOOR, power @ filters)).astype(np.float32)
     return made

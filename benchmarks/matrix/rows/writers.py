@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 
@@ -28,11 +27,9 @@ __all__ = [
     "captioner",
     "donut",
     "git",
-    "moonshine",
     "pair",
     "rewrites",
     "translator",
-    "whisper",
     "writer",
 ]
 
@@ -103,57 +100,6 @@ def translator(folder: Path, *, seed: int = 0) -> None:
     save(folder, lively(transformers.AutoModelForSeq2SeqLM.from_config(config), seed, 2.0), reader)
 
 
-_LANGUAGES = ("en", "de", "fr")
-
-
-def whisper(folder: Path, *, seed: int = 0, multilingual: bool = True) -> None:
-    """A whisper with its own special tokens, timestamps and windows of 30 seconds; only its layers are small."""
-    made = json.loads(tokenizer("bpe").backend_tokenizer.to_str())["model"]
-    reader = transformers.WhisperTokenizer(
-        vocab=made["vocab"], merges=[tuple(each) for each in made["merges"]], model_max_length=1024
-    )
-    names = ["<|startoftranscript|>", *(f"<|{each}|>" for each in _LANGUAGES if multilingual)]
-    names += ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
-    names += [f"<|{place * 0.02:.2f}|>" for place in range(1501)]
-    reader.add_special_tokens({"additional_special_tokens": names})
-    code = reader.convert_tokens_to_ids
-    end, begin = code("<|endoftext|>"), code("<|startoftranscript|>")
-    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": begin}
-    config = transformers.WhisperConfig(
-        vocab_size=len(reader),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        num_mel_bins=16,
-        max_target_positions=64,
-        begin_suppress_tokens=None,
-        suppress_tokens=None,
-        **special,
-    )
-    model = lively(transformers.WhisperForConditionalGeneration(config), seed, 2.0)
-    several = {
-        "lang_to_id": {f"<|{each}|>": code(f"<|{each}|>") for each in _LANGUAGES},
-        "task_to_id": {each: code(f"<|{each}|>") for each in ("transcribe", "translate")},
-    }
-    model.generation_config = transformers.GenerationConfig(
-        **special,
-        max_length=40,
-        is_multilingual=multilingual,
-        no_timestamps_token_id=code("<|notimestamps|>"),
-        max_initial_timestamp_index=50,
-        suppress_tokens=[20, 21],
-        begin_suppress_tokens=[30, end],
-        return_timestamps=False,
-        **(several if multilingual else {}),
-    )
-    extractor = transformers.WhisperFeatureExtractor(feature_size=16)
-    save(folder, model, reader, extractor)
-
-
 def rewrites(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
     """What `generate` writes about each text, as the last pipeline gave it."""
     reader = transformers.AutoTokenizer.from_pretrained(model)
@@ -164,47 +110,6 @@ def rewrites(key: str, model: Path, inputs: Sequence[Any], options: Mapping[str,
             (ids,) = loaded.generate(**reader(text, return_tensors="pt"), **options)
         found.append({key: reader.decode(ids, skip_special_tokens=True)})
     return [*([each] for each in found), *found]
-
-
-def _hears(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-    """The pieces of speech that whisper's own `generate` finds."""
-    reader = transformers.AutoTokenizer.from_pretrained(model)
-    extractor = transformers.WhisperFeatureExtractor.from_pretrained(model)
-    loaded: Any = transformers.WhisperForConditionalGeneration.from_pretrained(model).eval()
-    found = []
-    for samples in inputs:
-        given = extractor(samples, sampling_rate=16000, return_tensors="pt", return_attention_mask=True)
-        with torch.inference_mode():
-            parts = loaded.generate(**given, **options, return_segments=True)["segments"][0]
-        texts = [reader.decode(each["tokens"], skip_special_tokens=True) for each in parts]
-        times = [(float(each["start"]), float(each["end"])) for each in parts]
-        chunks = [{"text": text, "timestamp": time} for text, time in zip(texts, times, strict=True)]
-        found.append({"text": "".join(texts), "chunks": chunks})
-    return [*found, *found]
-
-
-def moonshine(folder: Path, *, seed: int = 0) -> None:
-    """It hears samples themselves, of any length."""
-    reader = tokenizer("bpe")
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "encoder_num_hidden_layers": 1, "decoder_num_hidden_layers": 2}
-    heads = {f"{side}_num_attention_heads": 4 for side in ("encoder", "decoder")}
-    special = {"bos_token_id": reader.bos_token_id, "eos_token_id": reader.eos_token_id}
-    start = {"decoder_start_token_id": reader.bos_token_id, "pad_token_id": reader.pad_token_id}
-    config = transformers.MoonshineConfig(vocab_size=len(reader), **sizes, **heads, **special, **start)
-    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=True)
-    model = lively(transformers.MoonshineForConditionalGeneration(config), seed, 2.0)
-    save(folder, model, reader, extractor)
-
-
-def _hears_samples(model: Path, inputs: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
-    reader = transformers.AutoTokenizer.from_pretrained(model)
-    loaded: Any = transformers.MoonshineForConditionalGeneration.from_pretrained(model).eval()
-    found = []
-    for samples in inputs:
-        with torch.inference_mode():
-            (ids,) = loaded.generate(torch.from_numpy(samples)[None], **options)
-        found.append({"text": reader.decode(ids, skip_special_tokens=True)})
-    return [*found, *found]
 
 
 _BERT: Mapping[str, Any] = {
@@ -351,30 +256,8 @@ def _row(model_type: str) -> Row:
     return Row(model_type, task, build, TEXTS, options, oracle=oracle)
 
 
-def _sound(seconds: float) -> np.ndarray:
-    time = np.arange(int(seconds * 16000)) / 16000
-    return (np.sin(2 * np.pi * (300 + 200 * np.sin(5 * time)) * time) * 0.3).astype(np.float32)
-
-
 ROWS: tuple[Row, ...] = (
     *map(_row, WRITERS),
-    Row(
-        "whisper",
-        "automatic-speech-recognition",
-        whisper,
-        (_sound(1.5), _sound(4.0)),
-        {"language": "en", "return_timestamps": True, "max_new_tokens": 20},
-        oracle=_hears,
-    ),
-    Row(
-        "moonshine",
-        "automatic-speech-recognition",
-        moonshine,
-        (_sound(1.5), _sound(0.6)),
-        {"max_new_tokens": 12},
-        oracle=_hears_samples,
-        absent={"tflite": "Samples of any length: its decoder would hear the padding of a fixed one."},
-    ),
     Row(
         "encoder-decoder",
         "text2text-generation",

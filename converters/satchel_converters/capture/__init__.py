@@ -74,6 +74,7 @@ _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "multiple-choice": ".choices",
     "region-question-answering": ".regions",
     "text-generation": ".decoder",
+    "unconditional-image-generation": ".decoder",
     "video-classification": ".video",
     "zero-shot-audio-classification": ".two_towers",
     "zero-shot-image-classification": ".two_towers",

@@ -49,6 +49,9 @@ class Held:
     crossing: bool = False  # whether the next keys are an encoder's, which are all seen and never added to
     before: Sequence[Pair] = ()  # of each layer: keys and values that every query sees beside those of its own text
     seen: torch.Tensor | None = None  # of those keys: [batch, encoder sequence], 1 where there is one; None: everywhere
+    asked: list[torch.Tensor] = field(
+        default_factory=list
+    )  # by layer, of an encoder: scaled queries, by token and head
 
     def next(self) -> Pair:
         return self.past[len(self.present)]
@@ -104,6 +107,8 @@ def attend(
         return torch.zeros(query.shape[0], query.shape[2], heads, value.shape[3]), None
     if held.crossing:
         held.crossing = False
+        by_token = query.transpose(1, 2)
+        held.asked.append(by_token if scale == 1.0 else by_token * scale)
         return across(query, key, value, held.seen, scale, heads), None
     past_key, past_value = held.next()
     window = -1 if sliding_window is None else int(sliding_window)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from .older_decoders import OLDER
 from .placed import PLACED
 from .rewrite import rewritten
 from .rotary import fused_rotary, turns_halves
+from .speech_to_text import SPEECH_TO_TEXT
 
 if TYPE_CHECKING:
     from . import Loaded
@@ -68,14 +69,20 @@ class _Kept(torch.nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         if self.places is None:  # an encoder's graph ends before
             return self.head(states)  # type: ignore[no-any-return]  # modules have no types
-        index = self.places[:, :, None].expand(-1, -1, states.shape[-1])
-        self.states = states.gather(1, index)
+        self.states = _at(states, self.places)
         result: torch.Tensor = self.head(self.states)
         return result
 
 
+def _at(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Of [batch, tokens, …] those at some places of each row."""
+    return states.gather(1, places[:, :, None].expand(-1, -1, states.shape[-1]))
+
+
 class Decoder(torch.nn.Module):
     """The model with its cache as named tensors."""
+
+    more: Mapping[str, int] = {}  # outputs of each kept token beside logits and states, and their sizes
 
     def __init__(self, model: Any, layers: int) -> None:
         super().__init__()
@@ -104,7 +111,12 @@ class Decoder(torch.nn.Module):
         presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(KINDS, pair)}
         self.kept.places = None
         assert self.kept.states is not None  # the head ran
-        return {"logits": logits, STATES: self.kept.states, **presents}
+        more = {name: _at(each, logits_positions) for name, each in self.noted(held).items()}
+        return {"logits": logits, STATES: self.kept.states, **more, **presents}
+
+    def noted(self, held: Held) -> dict[str, torch.Tensor]:
+        """What `more` names, [batch, tokens, size]."""
+        return {}
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """One call of the model; `others` are the graph's own inputs."""
@@ -137,6 +149,7 @@ class Caches:
     """transformers' own, one for each text."""
 
     rows: list[Any]
+    wanted: Collection[str] | None = None  # as of a session's; all are computed
 
     def hold(self, tokens: int) -> None:
         """They grow by themselves."""
@@ -174,10 +187,13 @@ class Reference(torch.nn.Module):
             if cache.get_seq_length() > first:  # padding, or tokens that were rejected
                 cache.crop(first)
             given = {name: each[row : row + 1] for name, each in others.items()}
-            logits = self.logits(input_ids[row : row + 1], cache, given)
-            places = logits_positions[row]
-            rows.append((logits[0, places], self.states[0, places]))
-        return {name: torch.stack(each) for name, each in zip(("logits", STATES), zip(*rows, strict=True), strict=True)}
+            found = {"logits": self.logits(input_ids[row : row + 1], cache, given), STATES: self.states, **self.noted()}
+            rows.append({name: each[0, logits_positions[row]] for name, each in found.items()})
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def noted(self) -> Mapping[str, torch.Tensor]:
+        """As of `Decoder`, of the last call."""
+        return {}
 
     def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Those of one text, which goes on from what its cache holds."""
@@ -200,7 +216,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
 def attending_copy(loaded: Loaded) -> Any:  # Any: one of many classes
     """The model with its weights shared, whose layers ask `attend`."""
     attention.register()
-    model: Any = rewritten(loaded.model, {**OLDER, **PLACED, **LED}, shared=True)
+    model: Any = rewritten(loaded.model, {**OLDER, **PLACED, **LED, **SPEECH_TO_TEXT}, shared=True)
     model.set_attn_implementation(attention.NAME)
     # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
     model.set_experts_implementation("batched_mm")
@@ -225,22 +241,24 @@ def component_of(
     module.eval()
     batch, sequence = Axis("batch"), Axis("sequence", maximum=loaded.source.facts.max_length)
     kept, capacity = Axis("kept"), Axis(CAPACITY)
+    reader = loaded.processors.by_name.get("tokenizer")  # none where tokens are colours
     inputs = [
-        Input("input_ids", "int64", (batch, sequence), float(loaded.tokenizer.pad_token_id or 0)),
+        Input("input_ids", "int64", (batch, sequence), float(reader.pad_token_id or 0) if reader else 0.0),
         Input(POSITIONS, "int64", (batch, sequence)),
         Input("logits_positions", "int64", (batch, kept)),
         *(beside or {}),
     ]
     head: Any = module.kept.head
     width, size = head.weight.shape
-    outputs = [Output("logits", "float32", (batch, kept, width)), Output(STATES, "float32", (batch, kept, size))]
+    sizes = {"logits": width, STATES: size, **module.more}
+    outputs = [Output(each, "float32", (batch, kept, wide)) for each, wide in sizes.items()]
     caches: list[Input] = []
     for layer, pair in enumerate(shapes):
         for kind, (heads, size) in zip(KINDS, pair, strict=True):
             axes = (batch, heads, capacity, size)
             caches.append(Input(past(layer, kind), "float32", axes))
             outputs.append(Output(_present(layer, kind), "float32", axes, role="state"))
-    vocabulary = min(len(loaded.tokenizer), width)
+    vocabulary = min(len(reader), width) if reader else width
 
     def remade(rows: int, length: int, *, capacity: int = 0, kept: int = 0, **sizes: int) -> Mapping[str, torch.Tensor]:
         others = {}

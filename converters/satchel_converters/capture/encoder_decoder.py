@@ -7,6 +7,7 @@ every token that is written. What the decoder writes itself lies in a cache as t
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput
 
 from satchel_runtimes.tasks.audio import audio_steps, receptive_field
+from satchel_runtimes.tasks.spoken_words import QUERIES, alignment
 
 from ..component import Axis, Component, Input, Output
 from . import attention
@@ -37,6 +39,7 @@ __all__ = ["alike", "capture", "cross", "named"]
 _MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
 _STATES = "encoder_hidden_states"  # likewise
 _POSITIONS = "decoder_position_ids"  # where a model takes them
+_FRAMES = 100  # of a filter bank, in a second
 _WRITTEN = 11  # tokens of the text that the capture is checked on
 
 
@@ -231,6 +234,15 @@ def _projections(model: Any, example: Mapping[str, torch.Tensor]) -> list[_Proje
     return made
 
 
+def _aligned(model: Any) -> dict[int, list[int]]:  # Any: as above
+    """The heads that look at what is being said, by layer; none of most models."""
+    config = getattr(model, "generation_config", None)
+    found: dict[int, list[int]] = {}
+    for layer, head in alignment({"alignment_heads": getattr(config, "alignment_heads", None)}):
+        found.setdefault(layer, []).append(head)
+    return found
+
+
 def _takes_positions(model: Any) -> bool:  # Any: as above
     accepted = inspect.signature(model.forward).parameters
     # A pair of two models hands what begins with "decoder_" on to the second.
@@ -246,6 +258,17 @@ class _Writer(Decoder):
         super().__init__(model, layers)
         self.across, self.width = across, width
         self.takes_positions = _takes_positions(model)
+        self.aligned = _aligned(model)
+        if self.aligned:
+            heads = sum(map(len, self.aligned.values()))
+            layer: Any = model.get_decoder().layers[0]  # of whisper
+            self.more = {QUERIES: heads * layer.encoder_attn.head_dim}
+
+    def noted(self, held: Held) -> dict[str, torch.Tensor]:
+        if not self.aligned:
+            return {}
+        chosen = [held.asked[layer][:, :, heads] for layer, heads in self.aligned.items()]
+        return {QUERIES: torch.cat(chosen, dim=2).flatten(2)}
 
     def logits(self, input_ids: torch.Tensor, held: Held, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         held.seen = others.get(_MASK)
@@ -285,6 +308,18 @@ class _WriterReference(Reference):
     def __init__(self, model: Any, width: int) -> None:
         super().__init__(model)
         self.width = width
+        self.aligned = _aligned(model)
+        self.queries: dict[int, torch.Tensor] = {}
+        for place in self.aligned:
+            across = model.get_decoder().layers[place].encoder_attn
+            across.q_proj.register_forward_hook(functools.partial(self._asked, place, across))
+
+    def _asked(self, place: int, across: Any, module: torch.nn.Module, given: Any, found: torch.Tensor) -> None:
+        by_head = (found * across.scaling).unflatten(-1, (across.num_heads, across.head_dim))
+        self.queries[place] = by_head[:, :, self.aligned[place]].flatten(2)
+
+    def noted(self) -> Mapping[str, torch.Tensor]:
+        return {QUERIES: torch.cat([self.queries[each] for each in self.aligned], dim=2)} if self.aligned else {}
 
     def new_state(self, batch: int) -> Caches:
         return Caches([EncoderDecoderCache(DynamicCache(), DynamicCache()) for _ in range(batch)])
@@ -406,6 +441,8 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
             rate = int(loaded.processors.feature_extractor.sampling_rate)
             length = Axis("samples", least, buckets=tuple(seconds * rate for seconds in SECONDS))
             return {Input("input_values", "float32", (Axis("batch"), length)): made}
+        if "speech_fbank" in heard:
+            return _spoken(loaded, heard["speech_fbank"]["bins"])
         shape = (heard["log_mel"]["bins"], heard["log_mel"]["frames"])
         made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
         return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
@@ -416,3 +453,15 @@ def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
         for name, made in text_example(loaded, wanted).items()
     }
     return {**pictures, **texts}
+
+
+def _spoken(loaded: Loaded, bins: int) -> dict[Input, torch.Tensor]:
+    """Frames of a filter bank, as many as there are up to the table of positions."""
+    config: Any = loaded.model.config
+    longest = config.max_source_positions * 2**config.num_conv_layers
+    frames = Axis("frames", maximum=longest, buckets=tuple(seconds * _FRAMES for seconds in SECONDS))
+    made = torch.randn((2, 41, bins), generator=torch.Generator().manual_seed(0))
+    return {
+        Input("input_features", "float32", (Axis("batch"), frames, bins)): made,
+        Input("attention_mask", "int64", (Axis("batch"), frames)): torch.ones(2, 41, dtype=torch.int64),
+    }

@@ -23,6 +23,14 @@ def _plain(self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
     return _attended(self, query, key, value, 1 / float(self.scale_attn), None)
 
 
+def _image_gpt(self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None) -> Any:
+    """In both of its orders of computation, which differ in half precision alone."""
+    scaling = float(value.shape[-1]) ** -0.5 if self.scale_attn_weights else 1.0
+    if self.scale_attn_by_inverse_layer_idx:
+        scaling /= self.layer_idx + 1
+    return _attended(self, query, key, value, scaling, None)
+
+
 def _gpt_neo(self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None) -> Any:
     """Scores are not scaled; every second layer sees a window."""
     window = self.config.window_size if self.attention_type == "local" else None
@@ -149,6 +157,8 @@ OLDER: Mapping[str, Callable[..., Any]] = {
     "FalconAttention.forward": _falcon,
     "GPTJAttention._attn": _plain,
     "GPTNeoSelfAttention._attn": _gpt_neo,
+    "ImageGPTAttention._attn": _image_gpt,
+    "ImageGPTAttention._upcast_and_reordered_attn": _image_gpt,
     "LEDDecoderAttention.forward": _projected_too,
     "MptAttention.forward": _mpt,
     "TrOCRAttention.forward": _projected,

@@ -11,6 +11,8 @@ from ..sessions import Session, Tensors
 
 __all__ = ["Texts"]
 
+_LOGITS = frozenset({"logits"})
+
 
 class Texts:
     """Texts of different lengths, side by side; each call reads more tokens of each and gives their logits.
@@ -36,10 +38,12 @@ class Texts:
     def read(self, tokens: Sequence[np.ndarray]) -> np.ndarray:
         """Read so many tokens of each text as are given; the logits of the last of each, float32 [count, vocabulary]."""
         last = np.array([[len(each) - 1] for each in tokens], dtype=np.int64)
+        self._cache.wanted = _LOGITS
         return self._run(tokens, last)["logits"][:, 0]
 
     def step(self, tokens: np.ndarray) -> np.ndarray:
         """Read one token of each text, int64 [count]; logits as of `read`."""
+        self._cache.wanted = _LOGITS
         return self._call(tokens[:, None], self.lengths[:, None], np.zeros((self.count, 1), dtype=np.int64))["logits"][
             :, 0
         ]
@@ -47,8 +51,13 @@ class Texts:
     def outputs(self, tokens: Sequence[np.ndarray], first: int = 0) -> Tensors:
         """Like `read`, with all outputs of every token from the `first` on, [count, tokens, …]; texts that are shorter have
         anything behind."""
-        longest = max(map(len, tokens))
-        return self._run(tokens, np.tile(np.arange(first, longest, dtype=np.int64), (len(tokens), 1)))
+        every = np.arange(first, max(map(len, tokens)), dtype=np.int64)
+        return self.outputs_at(tokens, np.tile(every, (len(tokens), 1)))
+
+    def outputs_at(self, tokens: Sequence[np.ndarray], places: np.ndarray) -> Tensors:
+        """Those of some of the tokens, by their places among `tokens`, int64 [count, kept]."""
+        self._cache.wanted = None
+        return self._run(tokens, places)
 
     def keep(self, lengths: np.ndarray) -> None:
         """Forget what was read beyond so many tokens of each text."""

@@ -6,8 +6,8 @@ what a rejected token left is written over by the next one at its place, and not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Mapping, Sequence
+from typing import Optional, Protocol
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Cache:
             spec.name: np.zeros(self._shape(spec), spec.dtype) for spec in self._specs
         }
         self.version = 0  # counts the times that arrays were exchanged
+        self.wanted: Optional[Collection[str]] = None  # outputs of the next calls; an engine may answer with more
 
     @property
     def nbytes(self) -> int:

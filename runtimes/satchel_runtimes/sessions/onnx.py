@@ -62,7 +62,8 @@ class _OnnxSession:
             return dict(zip(self._names, engine.run(self._names, tensors)))
         cache = state or _BoundCache(self._graph, engine, *needed(tensors))
         check_room(cache, tensors)
-        binding = cache.binding
+        asked = [spec for spec in self.outputs if cache.wanted is None or spec.name in cache.wanted]
+        binding = cache.binding(len(asked))
         sizes: dict[object, int] = {}
         for spec in self.inputs:
             given = np.ascontiguousarray(tensors[spec.name])
@@ -73,11 +74,11 @@ class _OnnxSession:
         # New arrays for each call, which the caller keeps. To ask the binding for its outputs wraps every cache again.
         found: Tensors = {
             spec.name: np.empty([sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape], spec.dtype)
-            for spec in self.outputs
+            for spec in asked
         }
         for name, array in found.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        engine.run_with_iobinding(binding)
+        engine.run_with_iobinding(binding, cache.how)
         return found
 
     def _running(self) -> onnxruntime.InferenceSession:
@@ -95,21 +96,24 @@ class _BoundCache(Cache):
     def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession, batch: int, capacity: int) -> None:
         super().__init__(graph.caches, batch, capacity)
         self._graph, self._engine = graph, engine
-        self._bound = -1
+        self._bound = (-1, 0)
         self.given: dict[str, np.ndarray] = {}  # what else is bound
+        self.how: Any = None  # RunOptions, of the same module
 
-    @property
-    def binding(self) -> Any:  # Any: an IOBinding, whose module brings no types
-        if self._bound != self.version:
+    def binding(self, outputs: int) -> Any:  # Any: an IOBinding, whose module brings no types
+        """Of so many outputs: what was bound for more would be written where nobody keeps it any more."""
+        if self._bound != (self.version, outputs):
             import onnxruntime
 
             self._binding = self._engine.io_binding()
+            self.how = onnxruntime.RunOptions()
+            self.how.only_execute_path_to_fetches = True  # what only another output needs is not computed
             for name, output in self._graph.state.items():
                 value = onnxruntime.OrtValue.ortvalue_from_numpy(self.arrays[name])  # the same memory
                 self._binding.bind_ortvalue_input(name, value)
                 self._binding.bind_ortvalue_output(output, value)
             self.given = {}
-            self._bound = self.version
+            self._bound = self.version, outputs
         return self._binding
 
 

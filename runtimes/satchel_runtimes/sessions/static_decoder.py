@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Generic, Optional, TypeVar
 
 import numpy as np
@@ -35,6 +35,7 @@ class StaticTexts(Generic[Row]):
     """The caches of a batch. It has `hold` and `select` as `Cache` has them."""
 
     def __init__(self, session: StaticDecoder[Row], batch: int, capacity: int) -> None:
+        self.wanted: Optional[Collection[str]] = None  # as of `Cache`; all are computed
         self._session = session
         # It grows: what a text may come to have is more often than not what the model can hold.
         self.graph, self.most = session.graph_of(1), capacity

@@ -40,6 +40,7 @@ _MODULES = {
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "translation": ".translation",
+    "unconditional-image-generation": ".unconditional_image_generation",
     "video-classification": ".video_classification",
     "visual-question-answering": ".visual_question_answering",
     "voice-activity-detection": ".voice_activity_detection",

@@ -33,7 +33,7 @@ def audio_steps(facts: ModelFacts) -> tuple[Step, ...]:
             why=f"satchel computes those of {', '.join(_STEPS_OF)}",
             fix="report the checkpoint",
         )
-    maps = ("ClapFeatureExtractor", "WhisperFeatureExtractor")
+    maps = ("ClapFeatureExtractor", "Speech2TextFeatureExtractor", "WhisperFeatureExtractor")
     if (has.get("feature_size", 1) != 1 and kind not in maps) or has.get("padding_value", 0.0) != 0.0:
         raise SupportError(
             f"Cannot carry the feature extractor {kind}.",
@@ -73,6 +73,23 @@ def _of_kaldi(facts: ModelFacts) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _of_speech(facts: ModelFacts) -> tuple[Step, ...]:
+    has = facts.feature_extractor
+    _without_chance(has)
+    each = bool(has["do_ceptral_normalize"])
+    evened = {"mean": each and bool(has["normalize_means"]), "deviation": each and bool(has["normalize_vars"])}
+    return (Step("speech_fbank", {"bins": int(has["num_mel_bins"]), **evened}),)
+
+
+def _without_chance(has: Mapping[str, Any]) -> None:
+    if has.get("dither"):
+        raise SupportError(
+            f"Cannot carry the feature extractor {has['feature_extractor_type']}.",
+            why="it adds noise by chance (dither), so that no two answers are the same",
+            fix="set dither to 0.0 in preprocessor_config.json",
+        )
+
+
 def _of_clap(facts: ModelFacts) -> tuple[Step, ...]:
     has = facts.feature_extractor
     if has["truncation"] != "rand_trunc" or has["padding"] not in ("repeatpad", "pad"):
@@ -93,12 +110,7 @@ def _of_clap(facts: ModelFacts) -> tuple[Step, ...]:
 
 def _of_whisper(facts: ModelFacts) -> tuple[Step, ...]:
     has = facts.feature_extractor
-    if has.get("dither"):
-        raise SupportError(
-            "Cannot carry the feature extractor WhisperFeatureExtractor.",
-            why="it adds noise by chance (dither), so that no two answers are the same",
-            fix="set dither to 0.0 in preprocessor_config.json",
-        )
+    _without_chance(has)
     sizes = {
         "window": has["n_fft"],
         "hop": has["hop_length"],
@@ -113,6 +125,7 @@ _STEPS_OF: Mapping[str, Callable[[ModelFacts], tuple[Step, ...]]] = {
     "Wav2Vec2FeatureExtractor": _of_waves,
     "ASTFeatureExtractor": _of_kaldi,
     "ClapFeatureExtractor": _of_clap,
+    "Speech2TextFeatureExtractor": _of_speech,
     "WhisperFeatureExtractor": _of_whisper,
 }
 
@@ -158,12 +171,13 @@ class AudioTask(Task):
             self._normalize = "normalize_wave" in has
             self._fbank, self._scale = has.get("kaldi_fbank"), has.get("scale")
             self._mel, self._filled = has.get("decibel_mel"), has.get("fill_wave")
-            self._log = has.get("log_mel")
+            self._log, self._speech = has.get("log_mel"), has.get("speech_fbank")
             self._map = self._fbank or self._mel or self._log  # the size of a spectrogram, where the model sees one
-            frames: Mapping[str, Any] = {"kernels": [], "strides": []} if self._map else has["frames"]
+            of_map = self._map is not None or self._speech is not None
+            frames: Mapping[str, Any] = {"kernels": [], "strides": []} if of_map else has["frames"]
             self._kernels, self._strides = list(frames["kernels"]), list(frames["strides"])
-            least = 400 if self._fbank else 1
-            self._least = least if self._map else receptive_field(frames["least"], self._kernels, self._strides)
+            least = 400 if self._fbank or self._speech else 1
+            self._least = least if of_map else receptive_field(frames["least"], self._kernels, self._strides)
         except (KeyError, TypeError, ValueError) as error:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -224,6 +238,12 @@ class AudioTask(Task):
                 fix=self.too_long,
             )
         samples = sound.samples(self.rate, start, stop)
+        if self._speech is not None:
+            found = _evened(
+                kaldi_fbank(samples * np.float32(2**15), self.rate, self._speech["bins"], povey=True), self._speech
+            )
+            mask: np.ndarray = np.ones(len(found), np.int64)
+            return Row({"input_features": found, "attention_mask": mask}, len(found), extra)
         if self._normalize:
             samples = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
         tensors = {"input_values": samples, "attention_mask": np.ones(len(samples), np.int64)}
@@ -272,4 +292,27 @@ def _filled(wave: np.ndarray, samples: int, repeat: bool) -> np.ndarray:
     return found
 
 
-_STEPS = ("mono", "resample", "normalize_wave", "frames", "kaldi_fbank", "scale", "fill_wave", "decibel_mel", "log_mel")
+def _evened(found: np.ndarray, options: Mapping[str, Any]) -> np.ndarray:
+    """Each bin with the mean and deviation that are wanted over the whole sound; one that never changes is 0, where transformers has
+    NaN."""
+    if options["mean"]:
+        found = found - found.mean(axis=0)
+    if options["deviation"]:
+        deviation = found.std(axis=0)
+        found = found / np.where(deviation > 0, deviation, 1)
+    evened: np.ndarray = found.astype(np.float32)
+    return evened
+
+
+_STEPS = (
+    "mono",
+    "resample",
+    "normalize_wave",
+    "frames",
+    "kaldi_fbank",
+    "scale",
+    "speech_fbank",
+    "fill_wave",
+    "decibel_mel",
+    "log_mel",
+)

@@ -15,6 +15,7 @@ from ..sound import Sound
 from .audio import AudioTask, audio_steps
 from .task import DISTRIBUTION, Answer, Files, Input, ModelFacts, Row, Task, forward, softmax
 from .text import SPACES_TO_CLEAN, choice
+from .whisper import Whisper
 from .written_speech import WrittenSpeech
 
 __all__ = ["TASK"]
@@ -44,11 +45,13 @@ class SpeechRecognition(AudioTask):
 
     @classmethod
     def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
-        return WrittenSpeech if config.get("is_encoder_decoder") else cls
+        written = Whisper if config.get("model_type") == "whisper" else WrittenSpeech
+        return written if config.get("is_encoder_decoder") else cls
 
     @classmethod
     def for_entry(cls, entry: TaskEntry) -> type[Task]:
-        return cls if any(step.step == "ctc" for step in entry.postprocess) else WrittenSpeech
+        steps = {step.step for step in entry.postprocess}
+        return cls if "ctc" in steps else Whisper if "whisper" in steps else WrittenSpeech
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)

@@ -1,4 +1,4 @@
-"""What all tasks share that write text token by token: how a decoder is run, streamed, judged and measured."""
+"""What all tasks share that write token by token: how a decoder is run, streamed, judged and measured."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from ..generation import (
     never,
     stream,
 )
-from ..manifest import Step, TaskEntry
+from ..manifest import Graph, Step, TaskEntry
 from ..sessions import Session, Tensors
-from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, log_softmax, softmax
+from ..sessions.cache import Cache
+from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, Task, log_softmax, softmax
 from .text import TextTask
 
-__all__ = ["OPTIONS", "STEPS", "GenerativeTask", "Pieces"]
+__all__ = ["OPTIONS", "STEPS", "DecoderAlone", "Generating", "GenerativeTask", "Pieces"]
 
 # What may be asked of every text beside the settings of generation.
 OPTIONS: Mapping[str, Any] = {
@@ -48,12 +49,8 @@ _CONTEXT, _MOST = 4, 24  # tokens before a piece that it is read with
 _NEW_TOKENS = 256  # where neither the model nor the caller says, as in the pipeline
 
 
-class GenerativeTask(TextTask):
+class Generating(Task):
     """A decoder whose graph is `component`, and its settings.
-
-    Options of all of them: `json_schema`, `regex` or `grammar` (what the text must be; a schema is a dict, a grammar is Lark's),
-    `callback(piece, number)` (told each piece of text as it comes, with the number of its text), `cancel` (an event; once set, texts
-    end with their next token), and `prefix_allowed_tokens_fn(number, ids)` (the tokens that may come).
 
     Parity reads each golden text up to its last tokens at once and those one by one, through the cache, and compares what may
     come next after each.
@@ -65,10 +62,7 @@ class GenerativeTask(TextTask):
     generates = True
     brief: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 1}
 
-    def __init__(self, entry: TaskEntry, files: Files) -> None:
-        super().__init__(entry, files)
-        self.config = GenerationConfig.read(entry.option("generate", "config", {}))
-        self._readers: dict[tuple[int, ...], Tokens] = {}  # by what ends a text
+    config: GenerationConfig
 
     @staticmethod
     def generate_step(facts: ModelFacts, **changed: Any) -> Step:
@@ -87,10 +81,6 @@ class GenerativeTask(TextTask):
         Raises:
             UsageError: the model cannot hold it.
         """
-
-    @abstractmethod
-    def answered(self, item: Input, prompt: Prompt, ids: list[int], options: Mapping[str, Any]) -> dict[str, Any]:
-        """One text, of its new tokens."""
 
     @abstractmethod
     def written(self, row: Row) -> np.ndarray:
@@ -115,6 +105,75 @@ class GenerativeTask(TextTask):
         logits, ids = outputs["logits"], self.written(row)
         came = ids[len(ids) - len(logits) + 1 :]  # of each token but the last, the next one
         return {"scores": softmax(logits), "losses": -log_softmax(logits[:-1])[np.arange(len(came)), came]}
+
+    def forward(
+        self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
+    ) -> Iterator[tuple[int, Tensors]]:
+        session = graphs[self.component]
+        order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+        for start in range(0, len(order), batch_size):
+            group = order[start : start + batch_size]
+            ids = [self.written(rows[i]) for i in group]
+            steps = [min(STEPS, len(each) - 1) for each in ids]
+            texts = Texts(
+                session, len(group), max(map(len, ids)) + STEPS, self.beside(graphs, [rows[i] for i in group])
+            )
+            found = [texts.read([each[: len(each) - count] for each, count in zip(ids, steps)])]
+            for step in range(max(steps)):
+                tokens = [each[min(len(each) - count + step, len(each) - 1)] for each, count in zip(ids, steps)]
+                found.append(texts.step(np.array(tokens)))
+            for row, (i, count) in enumerate(zip(group, steps)):
+                yield i, {"logits": np.stack([each[row] for each in found[: count + 1]])}
+
+    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
+        raise NotImplementedError  # `run` generates
+
+
+class DecoderAlone(Generating):
+    """A decoder that reads what it goes on with, beside nothing."""
+
+    def written(self, row: Row) -> np.ndarray:
+        return row.tensors["input_ids"]
+
+    def given(self, row: Row, graph: Graph) -> Tensors:
+        ids = row.tensors["input_ids"][None]
+        places = np.arange(ids.shape[1])[None]
+        cache = Cache(graph.caches, 1, ids.shape[1])
+        return {"input_ids": ids, "position_ids": places, "logits_positions": places, **cache.arrays}
+
+    def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
+        """One token, the last of a text of so many."""
+        row = rows[next(iter(rows))]
+        texts = Texts(graphs[self.component], 1, tokens, self.beside(graphs, [row]))
+        texts.read([np.resize(row.tensors["input_ids"], tokens - 1)])
+
+        def step() -> object:
+            texts.keep(np.array([tokens - 1]))
+            return texts.step(row.tensors["input_ids"][:1])
+
+        return step
+
+
+class GenerativeTask(Generating, TextTask):
+    """What is written is text.
+
+    Options of all of them: `json_schema`, `regex` or `grammar` (what the text must be; a schema is a dict, a grammar is Lark's),
+    `callback(piece, number)` (told each piece of text as it comes, with the number of its text), `cancel` (an event; once set, texts
+    end with their next token), and `prefix_allowed_tokens_fn(number, ids)` (the tokens that may come).
+    """
+
+    def __init__(self, entry: TaskEntry, files: Files) -> None:
+        super().__init__(entry, files)
+        self.config = GenerationConfig.read(entry.option("generate", "config", {}))
+        self._readers: dict[tuple[int, ...], Tokens] = {}  # by what ends a text
+
+    @abstractmethod
+    def answered(self, item: Input, prompt: Prompt, ids: list[int], options: Mapping[str, Any]) -> dict[str, Any]:
+        """One text, of its new tokens."""
+
+    def shown(self, token: int) -> bool:
+        """Whether a token is of the text that a reader sees."""
+        return True
 
     def stops(self, options: Mapping[str, Any]) -> Stops:
         """Whether a text ends for another reason than its length or an end token; `max_time` begins now."""
@@ -249,35 +308,14 @@ class GenerativeTask(TextTask):
                 if chosen is None:
                     continue
                 written[number].append(chosen.token)
-                piece = pieces[number].add(chosen.token) + (pieces[number].rest() if chosen.ended else "")
+                piece = pieces[number].add(chosen.token) if self.shown(chosen.token) else ""
+                piece += pieces[number].rest() if chosen.ended else ""
                 if piece:
                     yield number, piece
                 if chosen.ended and not (cancel is not None and cancel.is_set()):
                     self._check_whole(written[number], form, options)
             if cancel is not None and cancel.is_set():
                 return
-
-    def forward(
-        self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
-    ) -> Iterator[tuple[int, Tensors]]:
-        session = graphs[self.component]
-        order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-        for start in range(0, len(order), batch_size):
-            group = order[start : start + batch_size]
-            ids = [self.written(rows[i]) for i in group]
-            steps = [min(STEPS, len(each) - 1) for each in ids]
-            texts = Texts(
-                session, len(group), max(map(len, ids)) + STEPS, self.beside(graphs, [rows[i] for i in group])
-            )
-            found = [texts.read([each[: len(each) - count] for each, count in zip(ids, steps)])]
-            for step in range(max(steps)):
-                tokens = [each[min(len(each) - count + step, len(each) - 1)] for each, count in zip(ids, steps)]
-                found.append(texts.step(np.array(tokens)))
-            for row, (i, count) in enumerate(zip(group, steps)):
-                yield i, {"logits": np.stack([each[row] for each in found[: count + 1]])}
-
-    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        raise NotImplementedError  # `run` generates
 
 
 @dataclasses.dataclass(frozen=True)

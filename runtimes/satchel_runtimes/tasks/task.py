@@ -112,6 +112,7 @@ class Task(ABC):
     joint: ClassVar[tuple[str, ...]] = ()  # those of `judged` that take all rows of an input, and that `join` returns
     options: ClassVar[Mapping[str, Any]] = {}  # what `predict` takes beside the input, with the defaults
     batch_size: ClassVar[int] = 8
+    needs_input: ClassVar[bool] = True  # of a task that makes something of nothing too: None stands for nothing
     generates: ClassVar[bool] = False  # writes token by token, with a cache
     brief: ClassVar[Mapping[str, Any]] = {}  # options that end an answer as soon as one can: what is timed of it
 

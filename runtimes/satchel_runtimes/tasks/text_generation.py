@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable, ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 import numpy as np
 
 from ..chat import Template, check_messages
 from ..errors import UsageError
 from ..generation import Prompt, Texts
-from ..manifest import Graph, Step, TaskEntry
-from ..sessions import Session, Tensors
-from ..sessions.cache import Cache
-from .generative import OPTIONS, GenerativeTask
+from ..manifest import Step, TaskEntry
+from ..sessions import Session
+from .generative import OPTIONS, DecoderAlone, GenerativeTask
 from .task import Files, Input, ModelFacts, Row, log_softmax
 from .text import tokenize_step, wrong_type
 
 __all__ = ["TASK", "TextGeneration", "is_chat"]
 
 
-class TextGeneration(GenerativeTask):
+class TextGeneration(DecoderAlone, GenerativeTask):
     """`predict("Once upon a time")` is `[{"generated_text": "Once upon a time …"}]`; a conversation, a list of
     `{"role": …, "content": …}`, comes back with the assistant's message behind it.
 
@@ -133,9 +132,6 @@ class TextGeneration(GenerativeTask):
         other = options["negative_prompt"]
         return Prompt(ids, self.max_length, unguided=None if other is None else self.ids_of(other, options))
 
-    def written(self, row: Row) -> np.ndarray:
-        return row.tensors["input_ids"]
-
     def answered(self, item: Input, prompt: Prompt, ids: list[int], options: Mapping[str, Any]) -> dict[str, Any]:
         given = list(prompt.ids)
         text = self.decoded([*given, *ids], skip=True)[len(self.decoded(given, skip=True)) :]
@@ -167,24 +163,6 @@ class TextGeneration(GenerativeTask):
             )
         found: Session = predictor.graphs[self.component]
         return found
-
-    def given(self, row: Row, graph: Graph) -> Tensors:
-        ids = row.tensors["input_ids"][None]
-        places = np.arange(ids.shape[1])[None]
-        cache = Cache(graph.caches, 1, ids.shape[1])
-        return {"input_ids": ids, "position_ids": places, "logits_positions": places, **cache.arrays}
-
-    def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
-        """One token, the last of a text of so many."""
-        row = rows[next(iter(rows))]
-        texts = Texts(graphs[self.component], 1, tokens, self.beside(graphs, [row]))
-        texts.read([np.resize(row.tensors["input_ids"], tokens - 1)])
-
-        def step() -> object:
-            texts.keep(np.array([tokens - 1]))
-            return texts.step(row.tensors["input_ids"][:1])
-
-        return step
 
     def reply(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from .forms import form_of, form_options
 from .show import as_json
 
-__all__ = ["option_of", "predict", "show_answer"]
+__all__ = ["PictureFiles", "option_of", "predict", "show_answer"]
 
 _BLOCK = 512  # inputs of a stream that are answered together
 _MANY = 16  # numbers in a list that nobody reads one by one
@@ -35,6 +36,8 @@ _MANY = 16  # numbers in a list that nobody reads one by one
     "--trust", is_flag=True, help="Load a bundle whose graphs are code (torchscript), from a source you trust."
 )
 @click.option("--allow-failed", is_flag=True, help="Load a bundle that its gates refused.")
+@click.option("--stream", is_flag=True, help="Show a text as it is written.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where pictures go: a file; further ones get numbers.")
 @click.option("--json", "json_", is_flag=True, help="One JSON value per line.")
 def predict(
     bundle: Path,
@@ -51,6 +54,8 @@ def predict(
     cores: str | None,
     trust: bool,
     allow_failed: bool,
+    stream: bool,
+    out: Path | None,
     json_: bool,
 ) -> None:
     """Answer INPUTS with BUNDLE: texts or paths of pictures as arguments, a file of them, or standard input.
@@ -62,6 +67,8 @@ def predict(
     satchel predict mobilenet.satchel picture.jpg
     satchel predict minilm.satchel "Where is my order?" "My parcel is late."
     satchel predict reviews.satchel --file reviews.txt --json > answers.jsonl
+    satchel predict whisper.satchel meeting.wav --stream
+    satchel predict imagegpt.satchel half.png --out whole.png
     echo '{"question": "Who?", "context": "Ada wrote it."}' | satchel predict qa.satchel
     """
     from satchel_runtimes import load
@@ -71,12 +78,6 @@ def predict(
 
     if inputs and file is not None:
         raise UsageError("Cannot take both inputs and --file.", why="one of them would be ignored", fix="leave one out")
-    if not inputs and file is None and sys.stdin.isatty():
-        raise UsageError(
-            "There is nothing to predict.",
-            why="no INPUTS, no --file, and nothing on stdin",
-            fix="name a text, or a picture",
-        )
     given = {**dict(option_of(each) for each in options), **form_of(json_schema, regex, grammar)}
     with load(
         bundle,
@@ -88,10 +89,66 @@ def predict(
         trust=trust,
         allow_failed=allow_failed,
     ) as predictor:
-        stream = iter(as_text(each, "an argument") for each in inputs) if inputs else read_inputs(file)
-        while block := list(islice(stream, _BLOCK)):
+        items: Iterator[Any] = iter(as_text(each, "an argument") for each in inputs)
+        if not inputs:
+            of_nothing = file is None and not predictor.open_task(task or predictor.tasks[0]).needs_input
+            if file is None and not of_nothing and sys.stdin.isatty():
+                raise UsageError(
+                    "There is nothing to predict.",
+                    why="no INPUTS, no --file, and nothing on stdin",
+                    fix="name a text, or a picture",
+                )
+            items = iter([None]) if of_nothing else read_inputs(file)
+        if stream:
+            for item in items:
+                _show_pieces(predictor.stream(item, **given), json_)
+            return
+        pictures = PictureFiles(out)
+        while block := list(islice(items, _BLOCK)):
             for item, answer in zip(block, predictor.predict(block, **given), strict=True):
-                _show(item, answer, json_)
+                _show(item, pictures.written(answer), json_)
+
+
+def _show_pieces(pieces: Iterator[str], json_: bool) -> None:
+    for piece in pieces:
+        click.echo(json.dumps(piece, ensure_ascii=False) if json_ else piece, nl=json_)
+        sys.stdout.flush()
+    if not json_:
+        click.echo()
+
+
+class PictureFiles:
+    """Where the pictures of answers go: the first into the file that was named, others beside it with a number."""
+
+    def __init__(self, out: Path | None) -> None:
+        self._out, self._count = out, 0
+
+    def written(self, answer: Any) -> Any:  # Any: of a task
+        """The answer with the name of its file in place of each picture.
+
+        Raises:
+            UsageError: there is no file to write it to, or none that it can be written to.
+        """
+        from satchel_runtimes.errors import UsageError
+
+        if isinstance(answer, dict):
+            return {name: self.written(value) for name, value in answer.items()}
+        if isinstance(answer, (list, tuple)):
+            return [self.written(each) for each in answer]
+        if not (hasattr(answer, "save") and hasattr(answer, "getpixel")):
+            return answer
+        if self._out is None:
+            raise UsageError(
+                "Cannot show a picture here.", why="the answer holds one", fix="name a file for it: --out picture.png"
+            )
+        self._count += 1
+        number = f"-{self._count}" if self._count > 1 else ""
+        file = self._out.with_name(f"{self._out.stem}{number}{self._out.suffix or '.png'}")
+        try:
+            answer.save(file)
+        except (OSError, ValueError) as error:  # a folder that is not there, or an ending that is no picture's
+            raise UsageError(f"Cannot write {file}.", why=str(error), fix="name a file that ends in .png") from None
+        return str(file)
 
 
 def _show(item: Any, answer: Any, json_: bool) -> None:
@@ -113,7 +170,8 @@ def show_answer(item: Any, answer: Any) -> None:
         more = ", …" if flat.size > 6 else ""
         click.echo(f"{_short(item)}\n  float32 {list(answer.shape)}: {head}{more}")
     else:
-        click.echo(_short(item))
+        if item is not None:
+            click.echo(_short(item))
         as_json(answer)
 
 
