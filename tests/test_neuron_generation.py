@@ -23,6 +23,7 @@ import transformers
 from benchmarks.matrix.row import Row
 from benchmarks.matrix.rows.generators import ROWS as GENERATORS
 from benchmarks.matrix.rows.generators import decoder
+from benchmarks.matrix.rows.hearing import ROWS as HEARING
 from benchmarks.matrix.rows.writers import ROWS
 from click.testing import CliRunner
 from tests.conversions import run
@@ -363,7 +364,7 @@ def test_the_command_makes_a_kit_without_the_sdk(no_sdk: None, kept: Kept, tmp_p
 # Architectures
 
 
-BY_NAME = {each.architecture: each for each in (*ROWS, *GENERATORS)}
+BY_NAME = {each.architecture: each for each in (*ROWS, *GENERATORS, *HEARING)}
 
 
 @pytest.mark.slow

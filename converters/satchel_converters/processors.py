@@ -20,7 +20,6 @@ from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .lean import import_transformers
-from .pieces import WRITERS, written_by
 from .source import SourceModel
 from .tokenizer_build import pieces_of
 
@@ -210,8 +209,6 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
             if name != "tokenizer" and (source.folder / "preprocessor_config.json").is_file():
                 raise
             raise _incomplete(source, name) from error
-    if type(found.get("tokenizer")).__name__ in WRITERS:
-        found["tokenizer"] = written_by(found["tokenizer"])
     if "tokenizer" in found and not _knows_words(found["tokenizer"]):
         raise _incomplete(source, "tokenizer")
     if hasattr(found.get("image_processor"), "apply_ocr"):

@@ -36,6 +36,7 @@ class UnconditionalImageGeneration(DecoderAlone, ImageTask):
     auto_model = "architecture"
     architectures = ("ImageGPTForCausalImageModeling",)
     needs_input = False
+    brief = {"keep": 0.99}  # the last row
     options: Mapping[str, Any] = {"keep": 0.5}
     picture_kind = "None, or the picture that it goes on with: a path, bytes, a Pillow image, or a uint8 array"
 
