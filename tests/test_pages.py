@@ -72,8 +72,8 @@ class TestPatches:
 
         count = len(found[PATCHES])
         assert count == int(expected["attention_mask"][0].sum()) == int(found[MASK].sum())
-        # float32 sums in another order: of values of some units, or of 0 to 255 where they are not normalized.
-        close = 2e-6 if normalize else 2e-4
+        # Sums of up to a hundred float32 in another order: of values of some units, or of 0 to 255 where not normalized.
+        close = 5e-6 if normalize else 5e-4
         np.testing.assert_allclose(found[PATCHES], expected["flattened_patches"][0][:count], rtol=0, atol=close)
         assert not expected["flattened_patches"][0][count:].any()
 

@@ -66,7 +66,7 @@ _BETWEEN_EDGES = {
 _YOLOS_MULTIPLE = 16
 _STRIP = 200  # times that one side is longer, at most
 # How Pix2Struct's processor draws a question: it has no settings for it.
-_HEADER: Mapping[str, Any] = {"font": FONT_FILE, "size": 36, "columns": 80, "margin": 5}
+_HEADER: dict[str, Any] = {"font": FONT_FILE, "size": 36, "columns": 80, "margin": 5}
 _DETECTORS = tuple(_BETWEEN_EDGES)
 
 
@@ -81,7 +81,11 @@ def image_steps(has: Mapping[str, Any], *, any_size: bool = False) -> tuple[Step
     """
     kind = processor_kind(has)
     if kind == "Pix2Struct":
-        return (Step("rgb"), *([Step("header", _HEADER)] if has.get("is_vqa") else []), Step("patches", _patches(has)))
+        return (
+            Step("rgb"),
+            *([Step("header", dict(_HEADER))] if has.get("is_vqa") else []),
+            Step("patches", _patches(has)),
+        )
     served = _SERVED | _also(kind, has)
     odd = sorted(name for name in has if name.startswith("do_") and has[name] and name not in served | _WITHOUT_EFFECT)
     if odd:
@@ -199,10 +203,13 @@ def _within_pixels(size: Mapping[str, Any], height: int, width: int) -> tuple[in
     new = round(height / unit) * unit, round(width / unit) * unit
     if new[0] * new[1] > most:
         scale = math.sqrt(height * width / most)
-        return tuple(max(unit, math.floor(side / scale / unit) * unit) for side in (height, width))  # type: ignore[return-value]  # two
+        return (
+            max(unit, math.floor(height / scale / unit) * unit),
+            max(unit, math.floor(width / scale / unit) * unit),
+        )
     if new[0] * new[1] < least:
         scale = math.sqrt(least / (height * width))
-        return tuple(math.ceil(side * scale / unit) * unit for side in (height, width))  # type: ignore[return-value]  # likewise
+        return math.ceil(height * scale / unit) * unit, math.ceil(width * scale / unit) * unit
     return new
 
 

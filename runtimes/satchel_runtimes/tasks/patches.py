@@ -92,7 +92,7 @@ def _resized(values: np.ndarray, size: int, axis: int) -> np.ndarray:
     distances = (places.astype(np.float32) - centers[:, None]).astype(np.float64) + 0.5
     weights = 1 - np.abs((distances * np.float64(narrow)).astype(np.float32))
     weights = np.where(places < last[:, None], np.maximum(weights, 0), 0).astype(np.float32)
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights /= np.cumsum(weights, axis=1, dtype=np.float32)[:, -1:]  # one after the other: numpy's sum is more exact
     shape = (1, size, 1) if axis else (size, 1, 1)
     found: np.ndarray = np.zeros((values.shape[0], size, 3) if axis else (size, *values.shape[1:]), np.float32)
     for tap in taps:
