@@ -23,6 +23,7 @@ __all__ = ["WrittenDocument", "writes_about_pages"]
 # How a Donut is asked, and what it writes about the answer; the marks are tokens of its own.
 _ASKED = "<s_docvqa><s_question>{}</s_question><s_answer>"
 _MARKS = ("<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>")
+_QUESTION = 40  # characters of a golden one
 _ANSWERED = re.compile(r"<s_answer>(.*)</s_answer>")
 
 
@@ -76,6 +77,12 @@ class WrittenDocument(WrittenAnswer):
             )
         steps = (*image_steps(facts.image_processor), tokenize_step(facts), Step("question", {"text": _ASKED}))
         return TaskEntry(cls.name, steps, (cls.generate_step(facts),))
+
+    @classmethod
+    def sample(cls, text: Any, index: int, facts: ModelFacts) -> tuple[Input, dict[str, Any]]:
+        """A short question: a Donut reads it with what it writes, and has room for little more than a line."""
+        found, options = super().sample(text, index, facts)
+        return {**found, "question": found["question"][:_QUESTION].strip() or "What is it?"}, options
 
     def texts(self, item: Input, options: Mapping[str, Any]) -> Sequence[str]:
         return ()
