@@ -20,6 +20,8 @@ _PACKAGES = {
     "numpy": ("loads bundles", "pip install satchel-runtimes"),
     "onnxruntime": ("runs onnx bundles", "pip install 'satchel-runtimes[onnx]'"),
     "tokenizers": ("reads text", "pip install 'satchel-runtimes[text]'"),
+    "jinja2": ("holds conversations", "pip install 'satchel-runtimes[chat]'"),
+    "llguidance": ("holds a text to a form", "pip install 'satchel-runtimes[structured]'"),
     "torch": ("converts, runs torchscript bundles", "pip install 'satchel[convert]'"),
     "transformers": ("converts", "pip install 'satchel[convert]'"),
     "onnx": ("converts to onnx", "pip install 'satchel[convert]'"),
