@@ -134,6 +134,12 @@ def test_a_text_of_any_small_schema_validates(
         jsonschema.validate(json.loads(text), schema)
 
 
+def test_an_assistant_guesses_within_the_form(opened: Predictor) -> None:
+    alone = written(opened, json_schema=PERSON)
+
+    assert written(opened, json_schema=PERSON, assistant_model=opened) == alone
+
+
 def test_an_expression_and_a_grammar_are_followed_to_their_end(opened: Predictor) -> None:
     (date,) = written(opened, regex=r"20[0-9]{2}-(0[1-9]|1[0-2])")
     (sum_,) = written(opened, grammar='start: NUMBER ("+" NUMBER){1,3} "="\nNUMBER: /[0-9]{1,2}/')
