@@ -220,7 +220,15 @@ def attending_copy(loaded: Loaded) -> Any:  # Any: one of many classes
     model.set_attn_implementation(attention.NAME)
     # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
     model.set_experts_implementation("batched_mm")
+    # To warn of padding it would read the tokens, which a compiler that traces on a device of its own cannot.
+    for each in model.modules():
+        if hasattr(each, "warn_if_padding_and_no_attention_mask"):
+            each.warn_if_padding_and_no_attention_mask = _unheeded
     return model
+
+
+def _unheeded(*given: Any) -> None:
+    """Nothing is padded here that a mask would have to say."""
 
 
 def component_of(
