@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import UsageError
 from ..generation import GenerationConfig, Prompt
 from ..generation.scores import apply
+from ..sessions import Session
 from .task import log_softmax
 
 __all__ = ["THRESHOLDS", "Tries", "at_temperature", "average_log", "packed", "tries_of"]
@@ -84,14 +85,16 @@ def packed(ids: Sequence[int], vocabulary: int) -> float:
     return len(whole) / len(zlib.compress(whole))
 
 
-def average_log(prompt: Prompt, config: GenerationConfig, ids: Sequence[int], logits: np.ndarray) -> float:
+def average_log(
+    prompt: Prompt, config: GenerationConfig, decoder: Session, ids: Sequence[int], logits: np.ndarray
+) -> float:
     """The mean logarithm of the chances with which the tokens came, temperature aside.
 
     Args:
         ids: new tokens.
         logits: before each of them, [tokens, vocabulary].
     """
-    rules, temperature = prompt.rules(config), np.float32(config.temperature if config.do_sample else 1.0)
+    rules, temperature = prompt.rules(config, decoder), np.float32(config.temperature if config.do_sample else 1.0)
     text, start, total = np.array([*prompt.ids, *ids], dtype=np.int64), len(prompt.ids), 0.0
     for place, row in enumerate(logits):
         scores = log_softmax(row) if config.num_beams > 1 else row  # as beams see them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class UnconditionalImageGeneration(DecoderAlone, ImageTask):
     architectures = ("ImageGPTForCausalImageModeling",)
     needs_input = False
     brief = {"keep": 0.99}  # the last row
-    options: Mapping[str, Any] = {"keep": 0.5}
+    options: ClassVar[Mapping[str, Any]] = {"keep": 0.5}
     picture_kind = "None, or the picture that it goes on with: a path, bytes, a Pillow image, or a uint8 array"
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:

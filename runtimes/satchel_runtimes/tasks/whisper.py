@@ -44,7 +44,7 @@ class Whisper(WrittenSpeech):
     - Every setting of `GenerationConfig` by its name.
     """
 
-    options: Mapping[str, Any] = {
+    options = {
         **{name: value for name, value in WrittenSpeech.options.items() if name != "tgt_lang"},
         **dict.fromkeys(THRESHOLDS),
         "initial_prompt": None,
@@ -333,7 +333,7 @@ class Whisper(WrittenSpeech):
             if tries.logprob is not None:
                 read = self._read_again(decoder, prompt, before, ids)
                 logits = read["logits"][0]
-                if tries.unlikely(average_log(prompt, config, ids, logits[1:])):
+                if tries.unlikely(average_log(prompt, config, decoder, ids, logits[1:])):
                     first = np.exp(logits[0] - logits[0].max())
                     silent = tries.silent(float(first[self._has["untimed"] - 1] / first.sum()))
                     again = not silent

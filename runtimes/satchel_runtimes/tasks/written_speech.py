@@ -34,7 +34,7 @@ class WrittenSpeech(RewritingTask, AudioTask):
         "SpeechT5ForSpeechToText",
         "WhisperForConditionalGeneration",
     )
-    options: Mapping[str, Any] = {
+    options = {
         "decoder_input_ids": (),
         "cancel": None,
         "return_timestamps": None,
