@@ -116,17 +116,20 @@ def _functions(file: Path) -> list[Any]:
     return found
 
 
-def _message(line: str) -> Any:  # Any: JSON, which the template's checks read
+def _message(line: str) -> Any:  # Any: JSON
+    from satchel_runtimes.chat import check_messages
     from satchel_runtimes.errors import UsageError
 
     try:
-        return json.loads(line)
+        found = json.loads(line)
     except ValueError as error:
         raise UsageError(
             f"Cannot read the message {line[:60]!r}.",
             why=f"it is no JSON: {error}",
             fix='give {"role": "user", "content": …} on one line, or leave --json out',
         ) from None
+    check_messages([found])
+    return found
 
 
 def _asks() -> bool:
