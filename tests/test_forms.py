@@ -119,7 +119,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(schema=SCHEMAS, strategy=st.sampled_from(STRATEGIES[:3]), seed=st.integers(0, 99))
 def test_a_text_of_any_small_schema_validates(
     opened: Predictor, schema: dict[str, Any], strategy: dict[str, Any], seed: int

@@ -67,7 +67,7 @@ class Form:
 
 
 class Tokens:
-    """A tokenizer as llguidance knows it; made once, which takes a second or two for 50,000 tokens.
+    """A tokenizer as llguidance knows it; made once, in a third of a second for 50,000 tokens.
 
     Raises: SupportError, ToolchainError: as of `Form`.
     """
