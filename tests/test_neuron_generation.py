@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from benchmarks.matrix.row import Row
 from benchmarks.matrix.rows.generators import ROWS as GENERATORS
-from benchmarks.matrix.rows.generators import decoder
 from benchmarks.matrix.rows.hearing import ROWS as HEARING
 from benchmarks.matrix.rows.writers import ROWS
 from click.testing import CliRunner
 from tests.conversions import run
+from tests.language_models import WORDS, Checkpoint
 from tests.neuron_machine import FAKES
 
 import satchel
@@ -38,31 +37,16 @@ from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SupportError, UsageError
 from satchel_runtimes.golden import replay
 
-WORDS = "A small model that answers quickly is often better than a large one that does not. "
 # Shorter than a piece of a prompt, of a piece and a rest, and of more than the first cache holds.
 LENGTHS = (1, 40, 150)
 
 
-class Kept:
+class Kept(Checkpoint):
     """A checkpoint and its bundle."""
 
     def __init__(self, folder: Path) -> None:
-        torch.manual_seed(0)
-        decoder("llama", folder, max_position_embeddings=256)
-        self.folder = folder
+        super().__init__("llama", folder, max_position_embeddings=256)
         self.bundle = satchel.convert(folder, device="inf2", out=folder.with_suffix(".satchel"))
-        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-        self.reader: Any = transformers.AutoTokenizer.from_pretrained(folder)
-
-    def expected(self, text: str, **options: Any) -> str:
-        given = self.reader(text, return_tensors="pt")
-        with torch.inference_mode():
-            (ids,) = self.model.generate(**given, **options)
-        before = len(self.reader.decode(given["input_ids"][0], skip_special_tokens=True))
-        return text + str(self.reader.decode(ids, skip_special_tokens=True))[before:]
-
-    def text_of(self, tokens: int) -> str:
-        return str(self.reader.decode(self.reader(WORDS * 8)["input_ids"][:tokens]))
 
     def ids(self, tokens: int) -> np.ndarray:
         return np.array([self.reader(WORDS * 8)["input_ids"][:tokens]])

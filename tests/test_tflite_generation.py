@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
-from benchmarks.matrix.rows.generators import DECODERS, decoder
+from benchmarks.matrix.rows.generators import DECODERS
+from tests.language_models import WORDS, Checkpoint
 
 import satchel
 from satchel_runtimes import Predictor, load
@@ -18,7 +17,6 @@ from satchel_runtimes.errors import UsageError
 
 # Shorter than a piece of a prompt, of just one, of one and a rest, and of several and a single token.
 LENGTHS = (1, 9, 32, 40, 65, 150)
-WORDS = "A small model that answers quickly is often better than a large one that does not. "
 
 
 def converted(model: Path, **options: Any) -> Predictor:
@@ -27,25 +25,12 @@ def converted(model: Path, **options: Any) -> Predictor:
     return load(out, threads=1)
 
 
-class Kept:
+class Kept(Checkpoint):
     """A checkpoint and its bundle."""
 
     def __init__(self, model_type: str, folder: Path, **own: Any) -> None:
-        torch.manual_seed(0)
-        decoder(model_type, folder, **own)
-        self.folder, self.opened = folder, converted(folder)
-        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-        self.reader: Any = transformers.AutoTokenizer.from_pretrained(folder)
-
-    def expected(self, text: str, **options: Any) -> str:
-        given = self.reader(text, return_tensors="pt")
-        with torch.inference_mode():
-            (ids,) = self.model.generate(**given, **options)
-        before = len(self.reader.decode(given["input_ids"][0], skip_special_tokens=True))
-        return text + str(self.reader.decode(ids, skip_special_tokens=True))[before:]
-
-    def text_of(self, tokens: int) -> str:
-        return str(self.reader.decode(self.reader(WORDS * 8)["input_ids"][:tokens]))
+        super().__init__(model_type, folder, **own)
+        self.opened = converted(folder)
 
 
 @pytest.fixture(scope="module")
