@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def look_up_blocks(model: onnx.ModelProto, look: str, product: str) -> None:
     }
     graph.initializer.extend(numpy_helper.from_array(np.asarray(v), f"{name}.{k}") for k, v in constants.items())
     of = {key: f"{name}.{key}" for key in constants}
-    steps = [
+    steps: list[tuple[str, list[str], str, dict[str, Any]]] = [  # Any: attributes of operators
         ("Gather", [head.input[1], ids], "levels", {}),
         ("Cast", [f"{out}.levels"], "float", {"to": 1}),
         ("Sub", [f"{out}.float", of["middle"]], "signed", {}),
