@@ -20,7 +20,8 @@ from satchel_runtimes.toolchain import need
 from .component import Component, specs
 from .format import Artifact, Calibration, Format, Plan, Scheme, engine_has, oldest, silent
 from .onnx_export import export_component
-from .onnx_quantize import CALIBRATION_METHODS, Wanted, quantize
+from .onnx_quantize import BY_PARTS, CALIBRATION_METHODS, Wanted, quantize
+from .onnx_tensors import is_large, open_graph, spilling, write_graph
 from .process import Tell
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = ["FORMAT"]
 _READS = (((1, 17), 20, 9), ((1, 15), 19, 9), ((1, 14), 18, 8))
 _CACHES = ">=1.20"  # the attention of decoders with all of its attributes; run in 1.20.1, 1.22.1 and 1.32
 _CACHES8 = ">=1.32"  # that attention over a cache in int8; run in 1.32
-_SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
 
 SCHEMES = {
     scheme.name: scheme
@@ -160,21 +160,21 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
 
 
 def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell: Tell = silent) -> Artifact:
-    """Make a scheme of the exported float32 graphs, each in one file."""
-    onnx = need("onnx", extra="convert", to="write ONNX", of="satchel")
+    """Make a scheme of the exported float32 graphs, each in one file where that can be."""
     graphs: list[Graph] = []
     notes: dict[str, Any] = {}  # Any: JSON
     for graph in twin.graphs:
         # Before the graph: a language model writes them, and is in memory while it does.
         samples = tuple(calibration(graph.component)) if plan.scheme.calibrated else ()
-        model = onnx.load(twin.folder / graph.file)
         wanted = Wanted(plan, samples, graph.component, tell)
-        model = quantize(model, wanted)
+        apart = plan.scheme.name in BY_PARTS and is_large(twin.folder, graph)
+        with spilling(out, apart):
+            model = quantize(open_graph(twin.folder, graph, apart), wanted)
+            model.ir_version = plan.engine.ir or model.ir_version
+            graphs.append(write_graph(model, _as_stored(model, graph), out))
         notes |= {
             (name if len(twin.graphs) == 1 else f"{graph.component} {name}"): v for name, v in wanted.notes.items()
         }
-        model.ir_version = plan.engine.ir or model.ir_version
-        graphs.append(_save(model, graph, out))
         del model
         gc.collect()
     return Artifact(
@@ -191,7 +191,8 @@ def run(twin: Artifact, graph: Graph) -> Session:
     return session_of(graph, opened, 1)
 
 
-def _save(model: onnx.ModelProto, graph: Graph, out: Path) -> Graph:
+def _as_stored(model: onnx.ModelProto, graph: Graph) -> Graph:
+    """With the types of the caches that a scheme has narrowed."""
     import dataclasses
 
     import onnx
@@ -204,12 +205,7 @@ def _save(model: onnx.ModelProto, graph: Graph, out: Path) -> Graph:
         )
         for side in ("inputs", "outputs")
     }
-    weights = f"{graph.file}.data" if model.ByteSize() > _SINGLE_FILE_BYTES else None
-    if weights:
-        onnx.save(model, out / graph.file, save_as_external_data=True, location=weights)
-    else:
-        (out / graph.file).write_bytes(model.SerializeToString())
-    return dataclasses.replace(graph, weights=weights, **sides)
+    return dataclasses.replace(graph, **sides)
 
 
 FORMAT = Format(

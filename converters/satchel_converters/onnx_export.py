@@ -28,10 +28,12 @@ __all__ = ["export_component"]
 
 # Largest error over the largest magnitude that a float32 graph may have against torch at another shape.
 _TOLERANCE = 1e-4
+_LARGE = 512 * 2**20  # bytes of weights
 # What tracing, torch.export and the exporters raise for a model that they cannot take, each in its own subclass.
 _EXPORT_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError)
 
-Route = Callable[[Component, int, Path], Any]  # -> onnx_ir.Model, which mypy cannot see
+# -> onnx_ir.Model, which mypy cannot see, and the tensors of the module that it has views of, by name
+Route = Callable[[Component, int, Path], tuple[Any, Mapping[str, Any]]]
 
 
 def export_component(component: Component, opset: int, ir_version: int | None, out: Path) -> tuple[str, str]:
@@ -47,7 +49,7 @@ def export_component(component: Component, opset: int, ir_version: int | None, o
     for name, route in {**(_OF_DECODERS if component.state else {}), **_ROUTES}.items():
         try:
             with _quiet():
-                program = route(component, opset, out)
+                program, bound = route(component, opset, out)
         except _EXPORT_ERRORS as error:
             lines = str(error).strip().splitlines() or [""]
             failures.append(f"{name}: {type(error).__name__}: {lines[0][:200]}")
@@ -57,7 +59,7 @@ def export_component(component: Component, opset: int, ir_version: int | None, o
         ir.save(program, out / file, external_data=weights)
         del program
         gc.collect()
-        difference = _difference(component, out / file)
+        difference = _difference(component, out / file, _from_file(bound, out / file))
         if difference <= _TOLERANCE:
             return file, weights
         failures.append(f"{name}: wrong by {difference:.2g} of the largest value at a shape that was not traced")
@@ -68,7 +70,10 @@ def export_component(component: Component, opset: int, ir_version: int | None, o
     )
 
 
-def _by_tracing(component: Component, opset: int, out: Path) -> Any:
+def _by_tracing(component: Component, opset: int, out: Path) -> tuple[Any, Mapping[str, Any]]:
+    """A decoder, and what is large, is traced without its weights, which are bound to it afterwards."""
+    from .onnx_weights import bind_weights  # torch, which nothing above needs
+
     torch = need("torch", extra="convert", to="export to ONNX", of="satchel")
     ir = need("onnx_ir", extra="convert", to="export to ONNX", of="satchel")
     optimizer = need("onnxscript.optimizer", extra="convert", to="export to ONNX", of="satchel")
@@ -84,12 +89,15 @@ def _by_tracing(component: Component, opset: int, out: Path) -> Any:
         def forward(self, *tensors: Any) -> tuple[Any, ...]:
             return tuple(self.inner(**dict(zip(names, tensors, strict=True))).values())
 
+    module = Positional()
+    weights = sum(each.nbytes for each in component.module.parameters())
+    apart = bool(component.state) or weights > _LARGE
     file = out / "traced.onnx"
     try:
         with torch.no_grad():
             torch.onnx.export(
                 # The exporter gives every submodule the mode of this one back: without eval, dropout comes alive.
-                Positional().eval(),
+                module.eval(),
                 tuple(component.example[name] for name in names),
                 str(file),
                 dynamo=False,
@@ -98,18 +106,23 @@ def _by_tracing(component: Component, opset: int, out: Path) -> Any:
                 input_names=names,
                 output_names=[each.name for each in component.outputs],
                 dynamic_axes={**_named_axes(component.inputs), **_named_axes(component.outputs)},
+                export_params=not apart,
+                do_constant_folding=not apart,
             )
         program = ir.load(file)
+        if apart:  # the exporter remembers the weights of its last model, which so is one that has none
+            torch.onnx.export(torch.nn.Identity(), (torch.zeros(1),), io.BytesIO(), dynamo=False)
     finally:
         file.unlink(missing_ok=True)
+    bound = bind_weights(program, module) if apart else {}
     optimizer.optimize(program)
-    return program
+    return program, bound
 
 
-def _tidied(component: Component, opset: int, out: Path) -> Any:
-    program = _by_tracing(component, opset, out)
+def _tidied(component: Component, opset: int, out: Path) -> tuple[Any, Mapping[str, Any]]:
+    program, bound = _by_tracing(component, opset, out)
     tidy_reshapes(program)
-    return program
+    return program, bound
 
 
 def _named_axes(values: tuple[Input, ...] | tuple[Output, ...]) -> dict[str, dict[int, str]]:
@@ -119,24 +132,41 @@ def _named_axes(values: tuple[Input, ...] | tuple[Output, ...]) -> dict[str, dic
     }
 
 
-def _by_transformers(component: Component, opset: int, out: Path) -> Any:
+def _by_transformers(component: Component, opset: int, out: Path) -> tuple[Any, Mapping[str, Any]]:
     exporters = need("transformers.exporters.exporter_onnx", extra="convert", to="export to ONNX", of="satchel")
     config = exporters.OnnxConfig(dynamic=True, dynamic_shapes=dynamic_shapes(component), opset_version=opset)
-    return exporters.OnnxExporter().export(component.module, dict(component.example), config=config).program
+    return exporters.OnnxExporter().export(component.module, dict(component.example), config=config).program, {}
 
 
 _OF_DECODERS: Mapping[str, Route] = {"torch's tracing exporter, tidied": _tidied}
 _ROUTES: Mapping[str, Route] = {"torch's tracing exporter": _by_tracing, "transformers' exporter": _by_transformers}
 
 
-def _difference(component: Component, file: Path) -> float:
+def _from_file(bound: Mapping[str, Any], file: Path) -> Callable[[], None]:
+    """Let the module read its weights from a saved graph's file. What comes back lets go of the pages until it needs them again."""
+    if not bound:
+        return lambda: None
+    from .onnx_weights import read_from_file
+
+    return read_from_file(bound, file)
+
+
+def _difference(component: Component, file: Path, rest: Callable[[], None]) -> float:
+    """The graph's error; `rest` is called between the module's answers and the graph's."""
     engine = need("onnxruntime", extra="convert", to="check the ONNX export", of="satchel")
     options = engine.SessionOptions()
     options.log_severity_level = 4
     names = [each.name for each in component.outputs]
+    opened: list[Any] = []
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if not opened:
+            rest()
+            opened.append(engine.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]))
+        return dict(zip(names, opened[0].run(names, dict(inputs)), strict=True))
+
     try:
-        session = engine.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        return difference(component, lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True)))
+        return difference(component, run)
     except _engine_errors(
         engine
     ):  # a graph that the engine refuses, or that breaks at this shape, is as wrong as can be

@@ -23,13 +23,17 @@ from .onnx_cache import narrow_caches, observe_caches
 from .onnx_rounding import round_int4, round_int8
 from .onnx_smooth import Samples, observe, open_model, smooth, weighted
 from .onnx_tables import embeddings_to_int8, look_up_blocks, tie_embeddings, tied
+from .onnx_tensors import lies_apart, tensor_of, values_of
 from .process import Tell
 from .sensitivity import scan_layers
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["CALIBRATION_METHODS", "LEAST_SAMPLES", "Wanted", "quantize"]
+__all__ = ["BY_PARTS", "CALIBRATION_METHODS", "LEAST_SAMPLES", "Wanted", "quantize"]
+
+# The schemes that take a tensor at a time; to the others onnxruntime's quantizers need the whole graph in memory.
+BY_PARTS = frozenset({"fp32", "int8-weights", "int8-weights-kv8", "int4-weights"})
 
 # How the range of an activation is taken from the samples in int8-static.
 CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
@@ -41,6 +45,7 @@ _BLOCK, _BLOCK4 = (
     32,
 )  # weights that share a scale in int8-weights and int4-weights; there are kernels for 16 to 256
 _VOCABULARY = 8192  # columns of a product that are the tokens of a language
+_MATRIX = 2  # axes
 _SCORED = 32  # samples on which a scan compares
 # What a convnet computes in int8 from end to end. A transformer does so in its matrix products alone: with more, or with
 # their results in int8 too, MiniLM's cosine falls from 0.998 to 0.94.
@@ -69,6 +74,8 @@ def quantize(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     Raises:
         UsageError: a scheme that needs samples has too few.
     """
+    if wanted.plan.scheme.name.startswith("int"):
+        _untie(model)
     return _SCHEMES[wanted.plan.scheme.name](model, wanted)
 
 
@@ -195,7 +202,7 @@ _SCHEMES = {
 
 
 def _prepare(model: onnx.ModelProto, wanted: Wanted) -> None:
-    places = smooth(model, observe(model, wanted.samples))
+    places = smooth(model, tuple(observe(model, wanted.samples)))
     if wanted.levels is not None:
         round_int8(model, places, wanted.levels)
     count = sum(place.tensor.endswith(".smooth") for place in places)
@@ -332,6 +339,34 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _blocks(model: onnx.ModelProto, bits: int, kept: Sequence[str] = ()) -> onnx.ModelProto:
+    """Products whose weights share a scale in blocks; of a graph whose tensors lie apart, one product at a time."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    tensors = {each.name: each for each in graph.initializer}
+    if not any(map(lies_apart, tensors.values())):
+        return _in_blocks(model, bits, kept)
+    for name, node in weighted(model).items():
+        if name in kept or len(tensors[node.input[1]].dims) != _MATRIX:
+            continue
+        matrix = numpy_helper.from_array(values_of(tensors[node.input[1]]), node.input[1])
+        alone = helper.make_model(helper.make_graph([node], "product", [], [], [matrix]))
+        made = _in_blocks(alone, bits, ())
+        for tensor in made.graph.initializer:
+            if tensor.name not in tensors:
+                tensors[tensor.name] = tensor_of(numpy_helper.to_array(tensor), tensor.name)
+                graph.initializer.append(tensors[tensor.name])
+        (product,) = made.graph.node
+        node.CopyFrom(product)
+    if all(each.domain != "com.microsoft" for each in model.opset_import):
+        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    used = {each for node in graph.node for each in node.input}
+    for tensor in [each for each in graph.initializer if each.name not in used]:
+        graph.initializer.remove(tensor)
+    return model
+
+
+def _in_blocks(model: onnx.ModelProto, bits: int, kept: Sequence[str]) -> onnx.ModelProto:
     module = need("onnxruntime.quantization.matmul_nbits_quantizer", extra="convert", to="quantize", of="satchel")
     block, symmetric = (_BLOCK, True) if bits == 8 else (_BLOCK4, False)
     with _quantizer_quiet():
@@ -368,6 +403,16 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     made = onnx.ModelProto()
     made.CopyFrom(model)
     return made
+
+
+def _untie(model: onnx.ModelProto) -> None:
+    """Store what the engine would turn over when it loads the graph: a table that is the head as well."""
+    graph = model.graph
+    tables = {each.name: each for each in graph.initializer}
+    for node in [each for each in graph.node if each.op_type == "Transpose" and each.input[0] in tables]:
+        order = next((list(each.ints) for each in node.attribute if each.name == "perm"), None)
+        graph.initializer.append(tensor_of(values_of(tables[node.input[0]]).transpose(order), node.output[0]))
+        graph.node.remove(node)
 
 
 @contextlib.contextmanager

@@ -10,13 +10,14 @@ that the model wrote 0.8, with a grid that is searched for 0.6, with the loudest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .onnx_smooth import Place, array_of, replace_weights, weighted
+from .onnx_tensors import tensor_of
 
 if TYPE_CHECKING:
     import onnx
@@ -66,7 +67,7 @@ def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> 
             replace_weights(model, name, own)
 
 
-def round_int4(model: onnx.ModelProto, places: Sequence[Place], block: int) -> None:
+def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int) -> None:
     """Make the products of the places MatMulNBits on 16 levels, with a scale and a zero point for each block of rows of a column.
     They are written here, since a quantizer would look for another grid in what was rounded."""
     for names, weights, moments in _matrices(model, places):
@@ -122,7 +123,7 @@ def _always(scale: np.ndarray) -> _Fit:
 
 
 def _matrices(
-    model: onnx.ModelProto, places: Sequence[Place]
+    model: onnx.ModelProto, places: Iterable[Place]
 ) -> Iterator[tuple[tuple[str, ...], np.ndarray, np.ndarray]]:
     """The matrices of each place side by side: what takes long depends on their input alone."""
     for place in places:
@@ -149,7 +150,7 @@ def _write(
 ) -> None:
     """One product in the layout of MatMulNBits: a column's blocks one after the other, two levels in a byte, the first low.
     https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits"""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     node = next(each for each in model.graph.node if each.name == name)
     columns = levels.shape[1]
@@ -161,7 +162,7 @@ def _write(
         "zeros": zeros[..., 0] | zeros[..., 1] << 4,
     }
     for kind, array in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(array, f"{name}.{kind}"))
+        model.graph.initializer.append(tensor_of(array, f"{name}.{kind}"))
     sizes = {"K": rows, "N": columns, "bits": 4, "block_size": block, "accuracy_level": 4}
     inputs = [node.input[0], *(f"{name}.{kind}" for kind in constants)]
     node.CopyFrom(

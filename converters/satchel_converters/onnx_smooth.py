@@ -9,13 +9,15 @@ On MiniLM in int8-dynamic, over 200 texts: cosine 0.9936 (least 0.975) plain, 0.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from satchel_runtimes.toolchain import need
+
+from .onnx_tensors import lies_apart, opened_apart, tensor_of, values_of
 
 if TYPE_CHECKING:
     import onnx
@@ -49,7 +51,7 @@ def weighted(model: onnx.ModelProto, kinds: Iterable[str] = ("MatMul",)) -> dict
 
 
 def open_model(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.InferenceSession:
-    """A session of a graph in memory. A graph beyond protobuf's 2 GB goes through a folder."""
+    """A session of a graph in memory. A graph beyond protobuf's 2 GB, or in pieces, goes through a folder."""
     import tempfile
 
     import onnx
@@ -59,6 +61,8 @@ def open_model(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.Inferenc
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     providers = ["CPUExecutionProvider"]
+    if any(map(lies_apart, model.graph.initializer)):
+        return opened_apart(model, options)
     if model.ByteSize() < 2**31 - 2**20:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     with tempfile.TemporaryDirectory(prefix="satchel-") as folder:
@@ -68,36 +72,34 @@ def open_model(model: onnx.ModelProto, threads: int = 0) -> onnxruntime.Inferenc
         return ort.InferenceSession(f"{folder}/model.onnx", options, providers=providers)
 
 
-def observe(model: onnx.ModelProto, samples: Samples, kept: Collection[str] = ()) -> tuple[Place, ...]:
-    """Run the samples through the float graph and keep what each place needs, a part of the places at a time. Nodes that are
-    `kept` as they are need nothing."""
+def observe(model: onnx.ModelProto, samples: Samples, kept: Collection[str] = ()) -> Iterator[Place]:
+    """Run the samples through the float graph as it is now, and give what each place needs, a part of the places at a time:
+    between two of them the graph may be changed. Nodes that are `kept` as they are need nothing."""
+    from onnx import helper
+
     nodes: dict[str, list[str]] = {}
     for name, node in weighted(model).items():
         if name not in kept:
             nodes.setdefault(node.input[0], []).append(name)
     widths = {each.input[0]: array_of(model, each.input[1]).shape[0] for each in weighted(model).values()}
-    found: list[Place] = []
+    before = len(model.graph.output)
+    shown = {each.name for each in (*model.graph.output, *model.graph.input)}
+    model.graph.output.extend(helper.make_empty_tensor_value_info(each) for each in nodes if each not in shown)
+    session = open_model(model)
+    del model.graph.output[before:]
     part: list[str] = []
     for tensor in nodes:
         part.append(tensor)
         full = sum(min(widths[each], _WIDEST) ** 2 * 4 for each in part) > _MOMENTS_BYTES
         if full or tensor == next(reversed(nodes)):
-            for each, (peak, moments) in _run(model, part, samples, widths).items():
-                found.append(Place(each, tuple(nodes[each]), peak, moments))
+            for each, (peak, moments) in _run(session, part, samples, widths).items():
+                yield Place(each, tuple(nodes[each]), peak, moments)
             part = []
-    return tuple(found)
 
 
 def _run(
-    model: onnx.ModelProto, tensors: Sequence[str], samples: Samples, widths: Mapping[str, int]
+    session: onnxruntime.InferenceSession, tensors: Sequence[str], samples: Samples, widths: Mapping[str, int]
 ) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
-    from onnx import helper
-
-    before = len(model.graph.output)
-    shown = {each.name for each in (*model.graph.output, *model.graph.input)}
-    model.graph.output.extend(helper.make_empty_tensor_value_info(each) for each in tensors if each not in shown)
-    session = open_model(model)
-    del model.graph.output[before:]
     peaks = {each: np.zeros(widths[each], np.float32) for each in tensors}
     sums = {each: np.zeros((widths[each],) * 2, np.float32) for each in tensors if widths[each] <= _WIDEST}
     waiting: dict[str, list[np.ndarray]] = {each: [] for each in sums}
@@ -159,20 +161,15 @@ def smooth(model: onnx.ModelProto, places: Sequence[Place]) -> tuple[Place, ...]
 
 
 def array_of(model: onnx.ModelProto, name: str) -> np.ndarray:
-    from onnx import numpy_helper
-
-    array: np.ndarray = numpy_helper.to_array(next(each for each in model.graph.initializer if each.name == name))
-    return array
+    return values_of(next(each for each in model.graph.initializer if each.name == name))
 
 
 def replace_weights(model: onnx.ModelProto, name: str, weights: np.ndarray) -> None:
     """Give a node other weights; its own, where it shared them."""
-    from onnx import numpy_helper
-
     node = weighted(model)[name]
     old = node.input[1]
     shared = sum(each == old for other in model.graph.node for each in other.input) > 1
-    made = numpy_helper.from_array(np.ascontiguousarray(weights, np.float32), f"{name}.weights" if shared else old)
+    made = tensor_of(np.ascontiguousarray(weights, np.float32), f"{name}.weights" if shared else old)
     if shared:
         model.graph.initializer.append(made)
         node.input[1] = made.name

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .onnx_tensors import tensor_of, values_of
+
 if TYPE_CHECKING:
     import onnx
 
@@ -21,7 +23,7 @@ def embeddings_to_int8(model: onnx.ModelProto, kept: Collection[str] = ()) -> No
     onnxruntime's quantizer gives a table one scale for all rows; one per row costs 4 bytes each and keeps rare words as
     exact as common ones.
     """
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     graph = model.graph
     tables = {each.name: each for each in graph.initializer}
@@ -38,14 +40,14 @@ def embeddings_to_int8(model: onnx.ModelProto, kept: Collection[str] = ()) -> No
         if next((a.i for a in node.attribute if a.name == "axis"), 0) != 0:
             continue
         name = node.input[0]
-        values = numpy_helper.to_array(tables[name])
+        values = values_of(tables[name])
         if values.ndim != 2 or values.shape[0] < _LARGE_ROWS or values.dtype != np.float32:
             continue
         scale = np.maximum(np.abs(values).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny)
         rows = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
         graph.initializer.remove(tables[name])
-        graph.initializer.append(numpy_helper.from_array(rows, f"{name}.int8"))
-        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
+        graph.initializer.append(tensor_of(rows, f"{name}.int8"))
+        graph.initializer.append(tensor_of(scale.astype(np.float32), f"{name}.scale"))
         ids, out = node.input[1], node.output[0]
         made = [
             helper.make_node("Gather", [f"{name}.int8", ids], [f"{out}.int8"], name=f"{node.name}.rows"),
@@ -75,8 +77,6 @@ def tie_embeddings(model: onnx.ModelProto) -> None:
 
 def tied(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
     """Look-ups in a large table, each with the product that has the table turned over as its weights."""
-    from onnx import numpy_helper
-
     graph = model.graph
     tables = {each.name: each for each in graph.initializer}
     looks = {node.input[0]: node for node in graph.node if node.op_type == "Gather" and node.input[0] in tables}
@@ -89,14 +89,14 @@ def tied(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
             other = tables[node.input[1]]
             if list(other.dims) != list(reversed(table.dims)):
                 continue
-            if np.array_equal(numpy_helper.to_array(other), numpy_helper.to_array(table).T):
+            if np.array_equal(values_of(other), values_of(table).T):
                 found.append((look, node))
     return found
 
 
 def look_up_blocks(model: onnx.ModelProto, look: str, product: str) -> None:
     """Let a look-up read the rows that a product in 8 bits holds: a column of its weights is a row of the table."""
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     graph = model.graph
     head = next(each for each in graph.node if each.output[0] == product)
@@ -111,7 +111,7 @@ def look_up_blocks(model: onnx.ModelProto, look: str, product: str) -> None:
         "width": np.array([width], np.int64),
         "axis": np.array([2], np.int64),
     }
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), f"{name}.{k}") for k, v in constants.items())
+    graph.initializer.extend(tensor_of(np.asarray(v), f"{name}.{k}") for k, v in constants.items())
     of = {key: f"{name}.{key}" for key in constants}
     steps: list[tuple[str, list[str], str, dict[str, Any]]] = [  # Any: attributes of operators
         ("Gather", [head.input[1], ids], "levels", {}),

@@ -190,19 +190,22 @@ def difference(
     """
     import torch
 
-    worst = 0.0
     axis = _length_axis(component)
     unit = axis.minimum if axis is not None else 1
     others = [(batch, length * unit) for batch, length in _OTHER_SHAPES] + ([_STEP] if component.state else [])
-    for batch, length in shapes or others:
+    judged = [output for output in component.outputs if output.role == "parity"]
+    made: list[tuple[Mapping[str, Any], list[np.ndarray]]] = []
+    for batch, length in shapes or others:  # all of the module's answers first: it may rest while the graph runs
         inputs = resized(component, batch, length, padded=padded, sizes=sizes)
         with torch.inference_mode():
             expected = component.module(**inputs)
+        made.append((inputs, [expected[output.name].numpy() for output in judged]))
+        del expected
+    worst = 0.0
+    for inputs, answers in made:
         found = run({name: value.numpy() for name, value in inputs.items()})
-        for output in component.outputs:
-            if output.role == "parity":
-                mask = inputs.get(output.mask or "")
-                worst = max(worst, _relative(expected[output.name].numpy(), found[output.name], mask))
+        for output, answer in zip(judged, answers, strict=True):
+            worst = max(worst, _relative(answer, found[output.name], inputs.get(output.mask or "")))
     return worst
 
 

@@ -41,6 +41,7 @@ class Cold:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._figures: dict[str, Any] = {}
 
     def __enter__(self) -> Cold:  # noqa: PYI034  # typing.Self came with Python 3.11
         return self
@@ -56,6 +57,8 @@ class Cold:
         Raises:
             SatchelError: the process failed, for instance for want of memory.
         """
+        if self._figures:
+            return self._figures
         out, complaints = self._process.communicate()
         if self._process.returncode:
             raise SatchelError(
@@ -63,8 +66,8 @@ class Cold:
                 why=complaints.decode("utf-8", "replace").strip()[-500:] or f"status {self._process.returncode}",
                 fix="run `satchel verify` on it",
             )
-        found: dict[str, Any] = json.loads(out)
-        return found
+        self._figures = json.loads(out)
+        return self._figures
 
 
 def _main(path: str, options: dict[str, Any]) -> None:

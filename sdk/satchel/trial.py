@@ -41,6 +41,7 @@ __all__ = [
 
 LENGTHS = (16, 128)  # tokens; a short question and a paragraph
 _BATCH = 8
+_LARGE_BYTES = 1 << 29  # of a bundle
 _KINDS = {"x86_64": "x86-64", "AMD64": "x86-64", "aarch64": "arm64", "arm64": "arm64"}
 _MEASURE_SECONDS = 0.5  # per length; ten rounds at least, and the interval that they leave decides
 
@@ -55,6 +56,8 @@ def try_candidate(
     reporter.tell("verify", f"{len(stage.items)} golden samples, alone and in batches", total=2 * len(stage.items))
     threads = prepared.options.threads
     with start_cold(folder, threads=threads, trust=True) as cold:  # it imports the engine while this process does
+        if sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) > _LARGE_BYTES:
+            cold.result()  # and of a large model only one of the two has the weights
         predictor = load(folder, threads=threads, trust=True)
         reference, batched, single = _replay(prepared, stage, plan, predictor, reporter)
         peak = cold.result()["peak_rss_bytes"]
