@@ -57,6 +57,8 @@ def export_component(component: Component, opset: int, ir_version: int | None, o
         program.ir_version = ir_version or program.ir_version
         passes.ClearMetadataAndDocStringPass()(program)  # stack traces of this machine, half a megabyte of them
         ir.save(program, out / file, external_data=weights)
+        for value in program.graph.initializers.values() if bound else ():
+            value.const_value = None  # what rewrote the graph remembers it
         del program
         gc.collect()
         difference = _difference(component, out / file, _from_file(bound, out / file))
