@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install matrix test test-fast test-slow test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-fast    the tests that need no conversion"
 	@echo "make matrix       every architecture in every format, measured: hours; writes docs/support.md"
 	@echo "make test-slow    the lanes that take minutes: 100,000 predictions, the oldest engine"
+	@echo "make test-large   convert a model of a billion parameters, and watch the memory (10 GB of it, 20 GB of disk, an hour)"
 	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
 	@echo "make lint         ruff and mypy --strict"
@@ -50,7 +51,10 @@ matrix: install
 	$(BIN)/python -m benchmarks.matrix
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not large"
+
+test-large: install
+	$(BIN)/python -m pytest -m large -rs -s tests/test_large_models.py
 
 # What Inf1 has: Python 3.10 at most, torch 1.13.1 and numpy below 2. That torch is a CUDA build, which does not import
 # without these four libraries; the driver and a GPU are not needed.

@@ -14,6 +14,9 @@ from tests.language_models import WORDS, Checkpoint
 import satchel
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import UsageError
+from satchel_runtimes.generation import Texts
+
+from .test_cache_memory import held
 
 # Shorter than a piece of a prompt, of just one, of one and a rest, and of several and a single token.
 LENGTHS = (1, 9, 32, 40, 65, 150)
@@ -37,6 +40,24 @@ class Kept(Checkpoint):
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     # Two sizes of the cache: 128 tokens, and all that it can hold.
     return Kept("llama", tmp_path_factory.mktemp("tflite") / "llama", max_position_embeddings=256)
+
+
+def test_a_step_changes_the_places_of_two_sets_of_buffers_and_makes_none(kept: Kept) -> None:
+    session: Any = kept.opened.graphs["model"]
+    texts = Texts(session, 1, 100)
+    texts.read([np.arange(40) % 100 + 5])
+    texts.step(np.array([7]))
+    row = texts._cache.rows[0]
+    reads, writes = ({id(each) for each in part.values()} for part in (row.past, row.present))
+    before = held()
+
+    for token in range(41):
+        texts.step(np.array([token + 5]))
+
+    assert ({id(each) for each in row.past.values()}, {id(each) for each in row.present.values()}) == (writes, reads)
+    # Twice 128 tokens, each of keys and values of 2 layers, 2 heads of 8 numbers.
+    assert texts._cache.nbytes == 2 * 128 * 2 * 2 * 2 * 8 * 4
+    assert held() - before < 2**19
 
 
 class TestTexts:

@@ -64,6 +64,7 @@ class Component:
     state: Mapping[str, str] = field(
         default_factory=dict
     )  # each input that is cache -> the output that it comes out as
+    window: int | None = None  # tokens that the layers see whose cache lies along an axis of its own
 
 
 def specs(values: tuple[Input, ...] | tuple[Output, ...]) -> tuple[TensorSpec, ...]:

@@ -155,7 +155,8 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     for component in components:
         file, weights = export_component(component, plan.engine.opset or _READS[0][1], plan.engine.ir, out)
         given, answered = specs(component.inputs), specs(component.outputs)
-        graphs.append(Graph(component.name, file, given, answered, weights=weights, state=dict(component.state)))
+        state, window = dict(component.state), component.window
+        graphs.append(Graph(component.name, file, given, answered, weights=weights, state=state, window=window))
     return Artifact(out, tuple(graphs), tuple(name for g in graphs for name in (g.file, g.weights) if name))
 
 

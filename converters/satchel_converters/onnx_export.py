@@ -173,6 +173,9 @@ def _difference(component: Component, file: Path, rest: Callable[[], None]) -> f
         engine
     ):  # a graph that the engine refuses, or that breaks at this shape, is as wrong as can be
         return float("inf")
+    finally:
+        opened.clear()
+        rest()
 
 
 def _engine_errors(engine: Any) -> tuple[type[Exception], ...]:  # Any: a module

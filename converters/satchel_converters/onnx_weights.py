@@ -23,6 +23,7 @@ from satchel_runtimes.toolchain import need
 __all__ = ["Bound", "bind_weights", "read_from_file"]
 
 _SMALL = 1 << 20  # bytes of a tensor that may as well be there twice
+_OFTEN = 1 << 27  # bytes after which what was freed is given back to the system
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def read_from_file(bound: Mapping[str, Bound], file: Path) -> Callable[[], None]
     """
     ir = need("onnx_ir", extra="convert", to="export to ONNX", of="satchel")
     maps: list[mmap.mmap] = []
+    freed = 0
     for name, value in ir.load(file).graph.initializers.items():
         lies = value.const_value
         if name not in bound or not isinstance(lies, ir.ExternalTensor) or lies.nbytes < _SMALL:
@@ -96,6 +98,10 @@ def read_from_file(bound: Mapping[str, Bound], file: Path) -> Callable[[], None]
             )
         own.tensor.data = written.permute(tuple(int(place) for place in np.argsort(own.order)))
         maps.append(mapped)
+        freed += lies.nbytes
+        if freed > _OFTEN:
+            freed = 0
+            _give_back()
     return lambda: _let_go(maps)
 
 
@@ -103,6 +109,11 @@ def _let_go(maps: Sequence[mmap.mmap]) -> None:
     if hasattr(mmap, "MADV_DONTNEED"):  # elsewhere the system takes such pages when it needs them
         for each in maps:
             each.madvise(mmap.MADV_DONTNEED)
+    _give_back()
+
+
+def _give_back() -> None:
+    """glibc keeps what was freed between two things that are in use; others do not."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    if hasattr(libc, "malloc_trim"):  # glibc keeps what was freed between two things that are in use; others do not
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -216,7 +216,8 @@ def _export_program(component: Component, out: Path) -> Graph:
             why=f"the program is wrong by {worst:.2g} of the largest value at a shape that was not traced",
             fix="convert to another format or scheme",
         )
-    return Graph(component.name, file, specs(component.inputs), specs(component.outputs), state=dict(component.state))
+    given, answered = specs(component.inputs), specs(component.outputs)
+    return Graph(component.name, file, given, answered, state=dict(component.state), window=component.window)
 
 
 def save_trace(traced: Any, file: Path, *, freeze: bool = True) -> None:  # Any: torch does not type its scripts

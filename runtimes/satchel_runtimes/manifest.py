@@ -72,6 +72,7 @@ class Graph:
     bind: dict[str, int] = field(default_factory=dict)
     weights: Optional[str] = None  # a shared file of weights beside `file`
     state: dict[str, str] = field(default_factory=dict)  # each input that is cache -> the output that it comes out as
+    window: Optional[int] = None  # tokens that layers see whose cache lies along `window_capacity`
 
     @property
     def caches(self) -> tuple[TensorSpec, ...]:

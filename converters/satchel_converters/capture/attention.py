@@ -52,6 +52,7 @@ class Held:
     asked: list[torch.Tensor] = field(
         default_factory=list
     )  # by layer, of an encoder: scaled queries, by token and head
+    near: torch.Tensor | None = None  # places in layers with a sliding window, where these are others; as `positions`
 
     def next(self) -> Pair:
         return self.past[len(self.present)]
@@ -62,6 +63,7 @@ class Asked:
     """What layers ask for, while nothing is computed: the shapes of the cache that they need."""
 
     shapes: list[tuple[Shape, Shape]] = field(default_factory=list)  # heads and size of keys and of values
+    windows: list[int | None] = field(default_factory=list)  # tokens that each sees; None: all
     crossing: bool = False
 
 
@@ -103,6 +105,7 @@ def attend(
     if isinstance(held, Asked):
         if not held.crossing:
             held.shapes.append(((kept, int(key.shape[3])), (kept, int(value.shape[3]))))
+            held.windows.append(None if sliding_window is None else int(sliding_window))
         held.crossing = False
         return torch.zeros(query.shape[0], query.shape[2], heads, value.shape[3]), None
     if held.crossing:
@@ -114,7 +117,8 @@ def attend(
     window = -1 if sliding_window is None else int(sliding_window)
     # The operator has one size for keys and values, of whole groups of eight.
     same = int(key.shape[-1]) == int(value.shape[-1]) and int(key.shape[-1]) % 8 == 0
-    plain = (query, key, value, past_key, past_value, held.positions, scale, window, float(softcap or 0.0))
+    places = held.positions if held.near is None or window < 0 else held.near
+    plain = (query, key, value, past_key, past_value, places, scale, window, float(softcap or 0.0))
     before = held.before[len(held.present)] if held.before else None
     more = (s_aux, slopes, position_bias, before)
     if torch.onnx.is_in_onnx_export() and same and all(each is None for each in more):

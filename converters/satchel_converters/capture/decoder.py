@@ -16,7 +16,7 @@ import torch
 
 from satchel_runtimes.errors import SupportError
 from satchel_runtimes.generation.contrastive import STATES
-from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS
+from satchel_runtimes.sessions.cache import CAPACITY, POSITIONS, WINDOW_CAPACITY, WINDOW_POSITIONS
 
 from ..component import Axis, Component, Input, Output
 from . import attention
@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _LENGTH, _CAPACITY = 11, 16  # of the traced example; no size equal to another by accident
+_LEFT = 2  # tokens that the windows of an example have left behind
 _PROMPT, _STEPS = 7, 4  # tokens of the text that the capture is checked on
 _CLOSE = 1e-4  # of the largest logit: float32 sums in another order
 
@@ -101,7 +102,10 @@ class Decoder(torch.nn.Module):
     ) -> dict[str, torch.Tensor]:
         self.kept.places = logits_positions
         pairs = [(others.pop(past(i, "key")), others.pop(past(i, "value"))) for i in range(self.layers)]
-        with fused_rotary(self.model, self.halves), attending(Held(position_ids, pairs)) as held:
+        with (
+            fused_rotary(self.model, self.halves),
+            attending(Held(position_ids, pairs, near=others.pop(WINDOW_POSITIONS, None))) as held,
+        ):
             logits = self.logits(input_ids, held, others)
         if len(held.present) != self.layers:
             raise refused(
@@ -206,7 +210,9 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     model = attending_copy(loaded)
     with attending(Asked()) as asked, torch.no_grad():
         model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=False)
-    component = component_of(loaded, Decoder(model, len(asked.shapes)), asked.shapes, Reference(loaded.model))
+    component = component_of(
+        loaded, Decoder(model, len(asked.shapes)), asked.shapes, Reference(loaded.model), windows=asked.windows
+    )
     ids = component.remade(1, _PROMPT + _STEPS)["input_ids"]  # type: ignore[misc]  # it has one
     with torch.no_grad():
         check(loaded, component, ids, loaded.model(input_ids=ids).logits[0])
@@ -239,21 +245,27 @@ def component_of(
     *,
     name: str = "model",
     beside: Mapping[Input, torch.Tensor] | None = None,
+    windows: Sequence[int | None] = (),
 ) -> Component:
     """A decoder's graph.
 
     Args:
         shapes: heads and size of keys and values, by layer.
+        windows: tokens that each layer sees; of those that see the last ones alone the cache has an axis of its own.
         beside: what each call is given too, with an example of two rows.
     """
     module.eval()
     batch, sequence = Axis("batch"), Axis("sequence", maximum=loaded.source.facts.max_length)
-    kept, capacity = Axis("kept"), Axis(CAPACITY)
+    kept, capacity, room = Axis("kept"), Axis(CAPACITY), Axis(WINDOW_CAPACITY)
     reader = loaded.processors.by_name.get("tokenizer")  # none where tokens are colours
+    seen = [each for each in windows if each is not None]
+    if 2 * max(seen, default=0) >= (sequence.maximum or 0):  # a text never leaves as much behind
+        seen = []
     inputs = [
         Input("input_ids", "int64", (batch, sequence), float(reader.pad_token_id or 0) if reader else 0.0),
         Input(POSITIONS, "int64", (batch, sequence)),
         Input("logits_positions", "int64", (batch, kept)),
+        *([Input(WINDOW_POSITIONS, "int64", (batch, sequence))] if seen else ()),
         *(beside or {}),
     ]
     head: Any = module.kept.head
@@ -263,12 +275,14 @@ def component_of(
     caches: list[Input] = []
     for layer, pair in enumerate(shapes):
         for kind, (heads, size) in zip(KINDS, pair, strict=True):
-            axes = (batch, heads, capacity, size)
+            axes = (batch, heads, room if seen and windows[layer] is not None else capacity, size)
             caches.append(Input(past(layer, kind), "float32", axes))
             outputs.append(Output(_present(layer, kind), "float32", axes, role="state"))
     vocabulary = min(len(reader), width) if reader else width
 
     def remade(rows: int, length: int, *, capacity: int = 0, kept: int = 0, **sizes: int) -> Mapping[str, torch.Tensor]:
+        capacity = capacity or max(_CAPACITY, length + 6)
+        sizes = {WINDOW_CAPACITY: capacity + 3, **sizes, CAPACITY: capacity}
         others = {}
         for each, given in (beside or {}).items():
             value = given[torch.arange(rows) % len(given)]
@@ -280,7 +294,9 @@ def component_of(
         example = _example(vocabulary, rows, length)
         if kept:
             example["logits_positions"] = example["logits_positions"][:, -kept:]
-        return {**example, **others, **_cache(caches, rows, capacity or max(_CAPACITY, length + 6))}
+        if seen:  # as of a text whose first tokens are left behind, where it has as many
+            example[WINDOW_POSITIONS] = example[POSITIONS] - example[POSITIONS][:, :1].clamp(max=_LEFT)
+        return {**example, **others, **_cache(caches, {**sizes, "batch": rows})}
 
     return Component(
         name,
@@ -291,6 +307,7 @@ def component_of(
         reference=reference,
         remade=remade,
         state={past(i, kind): _present(i, kind) for i in range(len(shapes)) for kind in KINDS},
+        window=max(seen, default=None),
     )
 
 
@@ -308,14 +325,13 @@ def _example(vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]
     }
 
 
-def _cache(inputs: Sequence[Input], rows: int, capacity: int) -> dict[str, torch.Tensor]:
+def _cache(inputs: Sequence[Input], sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:
     """Not empty, so that what lies beyond a row would show."""
     generator = torch.Generator().manual_seed(0)
-    sizes = {each.name: (each.axes[1], each.axes[3]) for each in inputs}
-    return {
-        name: torch.randn((rows, int(heads), capacity, int(size)), generator=generator)  # type: ignore[arg-type]  # fixed
-        for name, (heads, size) in sizes.items()
+    shapes = {
+        each.name: [sizes[axis.name] if isinstance(axis, Axis) else axis for axis in each.axes] for each in inputs
     }
+    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def check(loaded: Loaded, component: Component, ids: torch.Tensor, expected: torch.Tensor) -> None:
@@ -335,6 +351,8 @@ def check(loaded: Loaded, component: Component, ids: torch.Tensor, expected: tor
     with torch.no_grad():
         for first, end in [(0, length - _STEPS), *((i, i + 1) for i in range(length - _STEPS, length))]:
             example["input_ids"], example[POSITIONS] = ids[:, first:end], positions[:, first:end]
+            if WINDOW_POSITIONS in example:
+                example[WINDOW_POSITIONS] = positions[:, first:end]
             example["logits_positions"] = torch.arange(end - first)[None]
             try:
                 result = component.module(**example)

@@ -65,7 +65,7 @@ class Assistant:
     def guess(self, ids: np.ndarray, most: int) -> tuple[np.ndarray, Optional[np.ndarray]]:
         text, chances = ids, []
         self._texts.keep(np.array([len(ids) - 1]))
-        for _ in range(min(self._most, most)):
+        for _ in range(min(self._most, most, self._texts.back or most)):
             logits = self._texts.read([text[int(self._texts.lengths[0]) :]])[0]
             scores = apply(self._rules, text, logits)
             token = draw(scores, self._random) if self._sampled else likeliest(scores)
@@ -93,7 +93,7 @@ def assisted(
     ids = np.array(prompt.ids, dtype=np.int64)
     while True:
         read = int(texts.lengths[0])
-        guesses, chances = _NONE if not read else guesser.guess(ids, longest - len(ids) - 1)
+        guesses, chances = _NONE if not read else guesser.guess(ids, min(longest - len(ids) - 1, texts.back or longest))
         unread = ids[read:] if read else prompt.read
         logits = texts.outputs([np.append(unread, guesses)], len(ids) - read - 1)["logits"][0]
         came, taken = _confirmed(ids, guesses, chances, logits, rules, config.do_sample, random)

@@ -52,12 +52,19 @@ class Texts:
         """Like `read`, with all outputs of every token from the `first` on, [count, tokens, …]; texts that are shorter have
         anything behind."""
         every = np.arange(first, max(map(len, tokens)), dtype=np.int64)
-        return self.outputs_at(tokens, np.tile(every, (len(tokens), 1)))
+        last = np.array([[len(each) - 1] for each in tokens], dtype=np.int64)
+        return self.outputs_at(tokens, np.minimum(every, last))
 
     def outputs_at(self, tokens: Sequence[np.ndarray], places: np.ndarray) -> Tensors:
         """Those of some of the tokens, by their places among `tokens`, int64 [count, kept]."""
         self._cache.wanted = None
         return self._run(tokens, places)
+
+    @property
+    def back(self) -> Optional[int]:
+        """Tokens that `keep` may take back; None: any."""
+        found: Optional[int] = getattr(self._cache, "back", None)
+        return found
 
     def keep(self, lengths: np.ndarray) -> None:
         """Forget what was read beyond so many tokens of each text."""

@@ -14,6 +14,7 @@ from ..manifest import Graph
 from ..toolchain import need, require_version
 from . import Session, SessionOptions, Tensors, Used
 from .cache import Cache, check_room, needed
+from .pieces import in_pieces
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -62,6 +63,10 @@ class _OnnxSession:
             return dict(zip(self._names, engine.run(self._names, tensors)))
         cache = state or _BoundCache(self._graph, engine, *needed(tensors))
         check_room(cache, tensors)
+        return in_pieces(self._call, tensors, cache)
+
+    def _call(self, tensors: Mapping[str, np.ndarray], cache: Any) -> Tensors:  # Any: a _BoundCache
+        engine = self._running()
         asked = [spec for spec in self.outputs if cache.wanted is None or spec.name in cache.wanted]
         binding = cache.binding(len(asked))
         sizes: dict[object, int] = {}
@@ -94,11 +99,16 @@ class _BoundCache(Cache):
     """Its arrays are bound as inputs and as outputs, so the engine adds to them where they lie."""
 
     def __init__(self, graph: Graph, engine: onnxruntime.InferenceSession, batch: int, capacity: int) -> None:
-        super().__init__(graph.caches, batch, capacity)
+        super().__init__(graph.caches, batch, capacity, graph.window)
         self._graph, self._engine = graph, engine
         self._bound = (-1, 0)
         self.given: dict[str, np.ndarray] = {}  # what else is bound
         self.how: Any = None  # RunOptions, of the same module
+
+    def row(self, number: int) -> Cache:
+        made: Any = super().row(number)
+        made._bound, made.given = (-1, 0), {}
+        return made  # type: ignore[no-any-return]  # of this class, which the one above does not know
 
     def binding(self, outputs: int) -> Any:  # Any: an IOBinding, whose module brings no types
         """Of so many outputs: what was bound for more would be written where nobody keeps it any more."""

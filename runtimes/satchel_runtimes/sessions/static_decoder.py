@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UsageError
 from ..manifest import Graph, TensorSpec
 from . import Tensors, Used
-from .cache import CAPACITY, POSITIONS, check_room, needed
+from .cache import CAPACITY, POSITIONS, WINDOW_POSITIONS, check_room, needed
 
 __all__ = ["KeptRow", "StaticDecoder", "StaticTexts", "fixed_shape", "widened"]
 
@@ -146,6 +146,8 @@ class StaticDecoder(ABC, Generic[Row]):
             padded[0, : len(part)] = part
             positions = (first + start + np.arange(length))[None]
             small = {"input_ids": padded, POSITIONS: positions, "logits_positions": np.array([[place]])}
+            if any(spec.name == WINDOW_POSITIONS for spec in graph.given):
+                small[WINDOW_POSITIONS] = positions  # the graph has places for all, so nothing is left behind
             self._give(graph, row, small, tensors, number)
             dtypes = {spec.name: spec.dtype for spec in graph.given}
             outputs = self.call(graph, row, {name: each.astype(dtypes[name]) for name, each in small.items()})

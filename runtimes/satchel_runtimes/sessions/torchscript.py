@@ -18,6 +18,7 @@ from . import Session, SessionOptions, Tensors, Used
 from .buckets import Bucket, BucketSession
 from .cache import Cache, check_room, needed
 from .code import require_trust
+from .pieces import in_pieces
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,13 +57,16 @@ class _DecoderSession:
         self.used: Used = {"engine": f"torch {version}", "threads": wanted.threads, "delegate": None}
 
     def new_state(self, batch: int = 1, capacity: int = 0) -> Cache:
-        return Cache(self._graph.caches, batch, capacity)
+        return Cache(self._graph.caches, batch, capacity, self._graph.window)
 
     def run(self, tensors: Mapping[str, np.ndarray], state: Optional[Cache] = None) -> Tensors:
+        cache = state or self.new_state(*needed(tensors))
+        check_room(cache, tensors)
+        return in_pieces(self._step, tensors, cache)
+
+    def _step(self, tensors: Mapping[str, np.ndarray], cache: Cache) -> Tensors:
         if self._call is None:
             raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
-        cache = state or Cache(self._graph.caches, *needed(tensors))
-        check_room(cache, tensors)
         found = self._call({**tensors, **cache.arrays})
         return {spec.name: found[spec.name] for spec in self.outputs}
 

@@ -28,7 +28,7 @@ from ..generation import (
 )
 from ..manifest import Graph, Step, TaskEntry
 from ..sessions import Session, Tensors
-from ..sessions.cache import Cache
+from ..sessions.cache import WINDOW_POSITIONS, Cache
 from .task import LOSS, NEXT, Answer, Files, Input, ModelFacts, Row, Task, log_softmax, softmax
 from .text import TextTask
 
@@ -139,7 +139,8 @@ class DecoderAlone(Generating):
         ids = row.tensors["input_ids"][None]
         places = np.arange(ids.shape[1])[None]
         cache = Cache(graph.caches, 1, ids.shape[1])
-        return {"input_ids": ids, "position_ids": places, "logits_positions": places, **cache.arrays}
+        near = {spec.name: places for spec in graph.given if spec.name == WINDOW_POSITIONS}
+        return {"input_ids": ids, "position_ids": places, "logits_positions": places, **near, **cache.arrays}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """One token, the last of a text of so many."""
