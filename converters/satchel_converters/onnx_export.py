@@ -117,6 +117,9 @@ def _by_tracing(component: Component, opset: int, out: Path) -> tuple[Any, Mappi
     finally:
         file.unlink(missing_ok=True)
     bound = bind_weights(program, module) if apart else {}
+    rest = sorted({each.name for each in program.graph.inputs} - set(names))
+    if rest:
+        raise ValueError(f"the traced graph asks for {rest[0]}, which is no weight of the module")
     optimizer.optimize(program)
     return program, bound
 
