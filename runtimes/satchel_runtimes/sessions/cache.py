@@ -10,6 +10,7 @@ position less what the text has left behind; when the places are full, the last 
 from __future__ import annotations
 
 import copy
+import mmap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Optional, Protocol
 
@@ -26,6 +27,7 @@ POSITIONS = "position_ids"  # the input that says where a token is written
 WINDOW_CAPACITY, WINDOW_POSITIONS = "window_capacity", "window_positions"
 _BACK = 32  # tokens that a text may forget, beyond which its window may have moved
 _SPARE = 96  # places beside two windows
+_HUGE = 1 << 20  # bytes of an array in which numpy and the system may use huge pages
 
 
 class Cache:
@@ -45,7 +47,7 @@ class Cache:
             batch, dtype=np.int64
         )  # of each text, tokens that its windows have left behind
         self.arrays: dict[str, np.ndarray] = {
-            spec.name: np.zeros(self._shape(spec), spec.dtype) for spec in self._specs
+            spec.name: _promised(self._shape(spec), spec.dtype) for spec in self._specs
         }
         self.version = 0  # counts the times that arrays were exchanged
         self.wanted: Optional[Collection[str]] = None  # outputs of the next calls; an engine may answer with more
@@ -83,7 +85,7 @@ class Cache:
         for spec in self._specs:
             used = self._used(spec, *old)
             if self._shape(spec) != self.arrays[spec.name].shape:
-                made: np.ndarray = np.zeros(self._shape(spec), spec.dtype)
+                made = _promised(self._shape(spec), spec.dtype)
                 made[used] = self.arrays[spec.name]
                 self.arrays[spec.name] = made
         self.version += 1
@@ -132,7 +134,7 @@ class Cache:
             if moved is not None:
                 array[moved] = array[rows[moved]]  # what is taken is copied first
             else:
-                made: np.ndarray = np.zeros((len(rows), *self._shape(spec)[1:]), spec.dtype)
+                made = _promised((len(rows), *self._shape(spec)[1:]), spec.dtype)
                 made[used] = array[rows]
                 self.arrays[spec.name] = made
         self.left = self.left[rows]
@@ -148,6 +150,19 @@ class Cache:
         """The first `tokens` places, or the first `near` of a sliding window."""
         ends = {CAPACITY: tokens, WINDOW_CAPACITY: near}
         return tuple([slice(ends.get(axis)) if isinstance(axis, str) else slice(None) for axis in spec.shape])
+
+
+def _promised(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Zeros that take memory as they are written, by pages of 4 KiB. numpy asks for pages of 2 MiB where an array is large, and one
+    of those goes to the first token of each head."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < _HUGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        made: np.ndarray = np.zeros(shape, dtype)
+        return made
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    promised: np.ndarray = np.frombuffer(memory, dtype).reshape(shape)
+    return promised
 
 
 def needed(tensors: Mapping[str, np.ndarray]) -> tuple[int, int]:
