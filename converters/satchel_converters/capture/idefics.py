@@ -161,7 +161,8 @@ def _looked(
     found = torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2).flatten(2)
     found = torch.where(gate, own.o_proj(found), 0.0)
     states = states + torch.tanh(layer.alpha_cross_attn) * found
-    return states + torch.tanh(layer.alpha_dense) * layer.mlp(layer.post_attention_layernorm(states))
+    result: torch.Tensor = states + torch.tanh(layer.alpha_dense) * layer.mlp(layer.post_attention_layernorm(states))
+    return result
 
 
 class _WriterReference(Reference):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UsageError
 from .image import ImageTask
@@ -20,7 +20,7 @@ class AskedPicture(TextTask, ImageTask):
     name = "visual-question-answering"
     modality = "image+text"
     text_kind = picture_kind = "{'image', 'question'}"
-    other_steps = ("tokenize",)
+    other_steps: ClassVar[tuple[str, ...]] = ("tokenize",)
     processors = ("tokenizer", "image_processor")
     columns = {
         "image": ("image", "file", "path", "picture", "image_path", "file_name"),

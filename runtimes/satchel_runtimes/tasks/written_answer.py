@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,20 +27,20 @@ class WrittenAnswer(AskedPicture, RewritingTask):
     """
 
     auto_model = "architecture"
-    architectures = (
+    architectures: ClassVar[tuple[str, ...]] = (
         "BlipForQuestionAnswering",
         "Blip2ForConditionalGeneration",
         "Pix2StructForConditionalGeneration",
     )
     answer_key = "answer"
-    metrics = ("chrf",)
+    metrics: ClassVar[tuple[str, ...]] = ("chrf",)
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         ImageTask.__init__(self, entry, files)
         RewritingTask.__init__(self, entry, files)
 
     @property
-    def size(self) -> int:  # type: ignore[override]  # as of a picture, where the question is a part of it
+    def size(self) -> int:  # as of a picture, where the question is a part of it
         return 1 if self._header is not None else 0
 
     @classmethod

@@ -56,7 +56,7 @@ class WrittenDocument(WrittenAnswer):
         self._asked: str = entry.option("question", "text", "")
 
     @property
-    def size(self) -> int:  # type: ignore[override]  # as of a picture: nothing else that the encoder reads has a length
+    def size(self) -> int:  # as of a picture: nothing else that the encoder reads has a length
         return 1
 
     @classmethod
