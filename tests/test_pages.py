@@ -19,7 +19,9 @@ from PIL import Image, ImageFont
 from tests.conversions import blinded, damage, refused
 
 import satchel
+from satchel_converters.capture import attention, capture, load_model
 from satchel_converters.pictures import draw
+from satchel_converters.processors import load_processors
 from satchel_converters.source import find_source, tasks_for
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import IntegrityError, ParityError, SupportError, UsageError
@@ -117,18 +119,24 @@ class Reader:
     """A Pix2Struct that is asked, and its bundle."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = built(pages.pix2struct, folder, asked=True)
-        self.opened = converted(self.folder)
+        self.folder = folder
+        self.opened = converted(folder)
 
     def expected(self, **options: Any) -> list[Any]:
         return pages._reads(self.folder, ASKED, options)[len(ASKED) :]
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return Reader(tmp_path_factory.mktemp("pages") / "asked")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(pages.pix2struct, tmp_path_factory.mktemp("pages") / "asked", asked=True)
 
 
+@pytest.fixture(scope="module")
+def reader(asked: Path) -> Reader:
+    return Reader(asked)
+
+
+@pytest.mark.slow
 class TestAnswers:
     @pytest.mark.parametrize(
         "options",
@@ -199,9 +207,9 @@ class TestAnswers:
 
 
 class TestFonts:
-    def test_a_model_that_is_asked_without_one_is_refused_with_what_to_do(self, reader: Reader) -> None:
-        source = find_source(reader.folder)
-        looks = json.loads((reader.folder / "preprocessor_config.json").read_text())
+    def test_a_model_that_is_asked_without_one_is_refused_with_what_to_do(self, asked: Path) -> None:
+        source = find_source(asked)
+        looks = json.loads((asked / "preprocessor_config.json").read_text())
         facts = dataclasses.replace(source.facts, image_processor=looks)
 
         with pytest.raises(SupportError, match=r"font\.ttf(.|\n)*Liberation Sans") as caught:
@@ -212,32 +220,32 @@ class TestFonts:
         with pytest.raises(IntegrityError, match="Cannot read the font"):
             open_font(b"no font", HEADER)
 
-    def test_one_is_carried_only_where_questions_are_drawn(self, reader: Reader, tmp_path: Path) -> None:
-        assert "font.ttf" in reader.opened.manifest.files
+    def test_one_is_carried_only_where_questions_are_drawn(self, asked: Path, tmp_path: Path) -> None:
+        describes = built(pages.pix2struct, tmp_path / "captions")
+        (describes / "font.ttf").write_bytes(FONT.path.getvalue())
 
-        folder = built(pages.pix2struct, tmp_path / "captions")
-        (folder / "font.ttf").write_bytes(FONT.path.getvalue())
-        from satchel_converters.processors import load_processors
-
-        processors = load_processors(find_source(folder), ("tokenizer", "image_processor"))
-        assert not processors.facts().font
-        assert "font.ttf" not in processors.save(tmp_path, {})
+        for folder, draws in ((asked, True), (describes, False)):
+            processors = load_processors(find_source(folder), ("tokenizer", "image_processor"))
+            saved = tmp_path / f"saved-{folder.stem}"
+            saved.mkdir()
+            assert processors.facts().font is draws
+            assert ("font.ttf" in processors.save(saved, {})) is draws
 
 
 class TestKinds:
-    def test_a_checkpoint_that_is_asked_answers_and_another_describes(self, reader: Reader, tmp_path: Path) -> None:
-        asked = tasks_for(find_source(reader.folder), None)
-        describes = tasks_for(find_source(built(pages.pix2struct, tmp_path / "captions")), None)
+    def test_a_checkpoint_that_is_asked_answers_and_another_describes(self, asked: Path, tmp_path: Path) -> None:
+        describes = built(pages.pix2struct, tmp_path / "captions")
 
-        assert asked == ("visual-question-answering", "document-question-answering")
-        assert describes == ("image-to-text",)
+        answers = ("visual-question-answering", "document-question-answering")
+        assert tasks_for(find_source(asked), None) == answers
+        assert tasks_for(find_source(describes), None) == ("image-to-text",)
 
     @pytest.mark.parametrize(
-        ("task", "asked", "other"),
+        ("task", "vqa", "other"),
         [(CAPTIONS, True, "visual-question-answering"), (WrittenAnswer, False, "image-to-text")],
     )
-    def test_one_is_not_asked_for_what_the_other_does(self, task: Any, asked: bool, other: str) -> None:
-        looks = json.loads(transformers.Pix2StructImageProcessorPil(is_vqa=asked).to_json_string())
+    def test_one_is_not_asked_for_what_the_other_does(self, task: Any, vqa: bool, other: str) -> None:
+        looks = json.loads(transformers.Pix2StructImageProcessorPil(is_vqa=vqa).to_json_string())
         facts = ModelFacts({"model_type": "pix2struct"}, 64, image_processor=looks, font=True)
 
         with pytest.raises(SupportError, match=other):
@@ -281,6 +289,20 @@ class TestDonut:
             assert [*(opened.predict(each, **options) for each in ASKED), *opened.predict(ASKED, **options)] == theirs
         with pytest.raises(UsageError, match="there is no question"):
             opened.predict({"image": DRAWN[0], "question": ""})
+
+
+def test_a_decoder_that_does_not_look_at_the_patches_is_refused(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_model(find_source(asked), "visual-question-answering")
+    names = [each.name for each in capture(loaded)]
+
+    def blind(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> torch.Tensor:
+        return torch.zeros_like(query).transpose(1, 2)
+
+    monkeypatch.setattr(attention, "across", blind)
+
+    assert names == ["encoder", "decoder"]
+    with pytest.raises(SupportError, match="answers otherwise by"):
+        capture(loaded)
 
 
 def test_a_bundle_without_its_font_is_not_opened() -> None:
