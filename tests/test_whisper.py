@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import runpy
 import threading
 import tracemalloc
 import wave
@@ -19,15 +21,22 @@ from benchmarks.matrix.rows.hearing import whisper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from tests.conversions import run
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
-from transformers.models.whisper.tokenization_whisper import _combine_tokens_into_words
+from transformers.models.whisper.tokenization_whisper import (
+    LANGUAGES,
+    TO_LANGUAGE_CODE,
+    _combine_tokens_into_words,
+)
 
 import satchel
 from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import SupportError, UsageError
 from satchel_runtimes.manifest import Step
+from satchel_runtimes.sound import open_sound
 from satchel_runtimes.tasks.marked_times import Marks, cut
-from satchel_runtimes.tasks.spoken_words import token_times, words_of
+from satchel_runtimes.tasks.spoken_languages import CODES, NAMES
+from satchel_runtimes.tasks.spoken_words import QUERIES, token_times, words_of
 from satchel_runtimes.tasks.task import ModelFacts
 from satchel_runtimes.tasks.tried_again import packed
 from satchel_runtimes.tasks.whisper import Whisper
@@ -51,10 +60,21 @@ def voice(seconds: float, seed: int = 0) -> np.ndarray:
     return (tones * swell / 8 + random.normal(size=len(time)) * 0.01).astype(np.float32)
 
 
+def write_wave(file: Path, samples: np.ndarray, times: int) -> None:
+    """The same samples so many times, one after the other."""
+    with wave.open(str(file), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(RATE)
+        for _ in range(times):
+            out.writeframes((samples * 30000).clip(-32768, 32767).astype("<i2").tobytes())
+
+
 class Hearing:
     """A whisper and its bundle."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.opened = converted(folder)
         self.model: Any = transformers.WhisperForConditionalGeneration.from_pretrained(folder).eval()
         self.reader: Any = transformers.AutoTokenizer.from_pretrained(folder)
@@ -89,6 +109,34 @@ class TestSpeech:
 
             assert hearing.opened.predict(samples, **own, suppress_tokens=marks)["text"] == wanted
             assert wanted
+
+    @pytest.mark.parametrize("timed", [None, True, "word"])
+    def test_says_in_which_language_as_the_pipeline_does(self, hearing: Hearing, timed: bool | str | None) -> None:
+        pipe: Any = transformers.pipeline(
+            "automatic-speech-recognition",
+            model=hearing.model,
+            tokenizer=hearing.reader,
+            feature_extractor=hearing.extractor,
+        )
+        samples = voice(3.0, 1)
+        theirs = pipe(
+            {"raw": samples, "sampling_rate": RATE},
+            return_language=True,
+            return_timestamps=timed,
+            generate_kwargs={"num_beams": 1, "max_new_tokens": 30},
+        )
+
+        found = hearing.opened.predict(samples, return_language=True, return_timestamps=timed, max_new_tokens=30)
+
+        heard = {each["language"] for each in theirs["chunks"]}
+        assert {each["language"] for each in found["chunks"]} == heard
+        assert len(heard) == 1
+        assert heard <= {"german", "english", "french"}
+        assert set(found["chunks"][0]) == set(theirs["chunks"][0])
+        named = hearing.opened.predict(
+            samples, language=heard.pop().title(), return_timestamps=timed, max_new_tokens=30
+        )
+        assert named["text"] == found["text"]
 
     def test_of_a_list_is_that_of_each_alone(self, hearing: Hearing) -> None:
         sounds = [voice(seconds, int(seconds)) for seconds in (1.0, 4.0, 2.0)]
@@ -285,6 +333,45 @@ class TestSpeech:
                     0 <= chunk["timestamp"][0] <= chunk["timestamp"][1] <= 31.02 + 29
                 )  # windows may say more than they hold
 
+    def test_what_words_need_is_answered_only_where_it_is_asked_for(self, hearing: Hearing) -> None:
+        decoder = hearing.opened.graphs["decoder"]
+        task: Any = hearing.opened.open_task("automatic-speech-recognition")
+        (prompt,) = task.prompts(hearing.opened.graphs, [voice(1.0)], task.check_options({"language": "en"}))
+        ids = np.array([prompt.ids])
+        places = np.arange(ids.shape[1])[None]
+        given = {"input_ids": ids, "position_ids": places, "logits_positions": places, **prompt.beside}
+        state = decoder.new_state(1, 8)
+        assert state is not None
+
+        whole = decoder.run(given, state)
+        state.wanted = {"logits"}
+        part = decoder.run(given, state)
+        for array in whole.values():  # memory that the engine may not write to any more
+            array.setflags(write=False)
+        kept = {name: array.copy() for name, array in whole.items()}
+        decoder.run({**given, "input_ids": ids[:, ::-1]}, state)
+
+        assert set(whole) > {"logits", QUERIES}
+        assert set(part) == {"logits"}
+        np.testing.assert_array_equal(part["logits"], whole["logits"])
+        assert np.abs(whole[QUERIES]).max() > 0.1
+        for name, array in kept.items():
+            np.testing.assert_array_equal(whole[name], array)
+
+    def test_the_command_shows_a_text_as_it_is_written(self, hearing: Hearing, tmp_path: Path) -> None:
+        file = tmp_path / "voice.wav"
+        write_wave(file, voice(2.0, 3), 1)
+
+        done = run("predict", hearing.folder.with_suffix(".satchel"), file, "--stream", "--option", "language=en")
+        pieces = run(
+            "predict", hearing.folder.with_suffix(".satchel"), file, "--stream", "--option", "language=en", "--json"
+        )
+
+        text = hearing.opened.predict(str(file), language="en")["text"]
+        assert done.stdout == text + "\n"
+        assert "".join(map(json.loads, pieces.stdout.splitlines())) == text
+        assert len(pieces.stdout.splitlines()) > 1
+
     def test_no_samples_are_no_sound(self, hearing: Hearing) -> None:
         with pytest.raises(UsageError, match="no samples"):
             hearing.opened.predict(np.zeros(0, np.float32))
@@ -312,13 +399,7 @@ class TestSpeech:
         peaks = []
         for minutes in (1, 10):
             file = tmp_path / f"{minutes}.wav"
-            with wave.open(str(file), "wb") as out:
-                out.setnchannels(1)
-                out.setsampwidth(2)
-                out.setframerate(RATE)
-                piece = (voice(60.0, 3) * 30000).clip(-32768, 32767).astype("<i2").tobytes()
-                for _ in range(minutes):
-                    out.writeframes(piece)
+            write_wave(file, voice(60.0, 3), minutes)
             tracemalloc.start()
             hearing.opened.predict(str(file), language="en", max_new_tokens=4)
             peaks.append(tracemalloc.get_traced_memory()[1])
@@ -399,6 +480,11 @@ def test_the_way_through_time_is_that_of_transformers(sizes: tuple[int, int, int
     np.testing.assert_array_equal(token_times(weights, 7), wanted)
 
 
+def test_languages_have_the_names_of_transformers() -> None:
+    assert NAMES == LANGUAGES
+    assert CODES == TO_LANGUAGE_CODE
+
+
 PIECES = st.lists(
     st.sampled_from([*" '\"([{-.,!?:¿“”。、aé日本", " a", " word", " (", "n't", ".)", " -", "\ufffd"]), max_size=14
 )
@@ -428,3 +514,57 @@ def test_tokens_pack_as_in_transformers(ids: list[int], vocabulary: int) -> None
     theirs = transformers.WhisperForConditionalGeneration._retrieve_compression_ratio(torch.tensor(ids), vocabulary)
 
     assert packed(ids, vocabulary) == theirs
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Predictor, Any, list[np.ndarray]]:
+    """whisper-tiny.en from a bundle and in transformers' pipeline, and recorded prompts."""
+    models = runpy.run_path(str(Path(__file__).resolve().parents[1] / "examples" / "real_models.py"))
+    folder = models["whisper"]()
+    out = tmp_path_factory.mktemp("real") / "whisper.satchel"
+    satchel.convert(folder, device="generic-x86-64", quantize="fp32", prefer="size", out=out)
+    pipe = transformers.pipeline("automatic-speech-recognition", model=str(folder), dtype=torch.float32)
+    sounds = [open_sound(file) for file, _ in models["spoken"]()]
+    return load(out, threads=1), pipe, [each.samples(RATE, 0, each.length_at(RATE)) for each in sounds]
+
+
+@pytest.mark.slow
+class TestRealSpeech:
+    def expected(self, pipe: Any, samples: np.ndarray, timed: Any, **options: Any) -> Any:
+        plain = {"num_beams": 1, "max_new_tokens": None, "max_length": 448}
+        return pipe(
+            {"raw": samples, "sampling_rate": RATE}, return_timestamps=timed, generate_kwargs={**plain, **options}
+        )
+
+    def test_words_and_their_times_are_those_of_the_pipeline(self, real: Any) -> None:
+        opened, pipe, sounds = real
+        for samples in [*sounds[::40], np.concatenate(sounds[:28])]:
+            wanted = self.expected(pipe, samples, "word")
+
+            found = opened.predict(samples, return_timestamps="word")
+
+            assert found["text"] == wanted["text"]
+            assert [each["text"] for each in found["chunks"]] == [each["text"] for each in wanted["chunks"]]
+            times = [[each["timestamp"] for each in answer["chunks"]] for answer in (found, wanted)]
+            np.testing.assert_allclose(times[0], times[1], atol=0.0201)  # a frame
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"condition_on_prev_tokens": True},
+            {"temperature": 0.0, "logprob_threshold": -0.3, "no_speech_threshold": 0.1},
+            {"initial_prompt": "Asterisk, PBX, voicemail: agent's number."},
+        ],
+        ids=lambda options: ",".join(options),
+    )
+    def test_long_sounds_have_the_texts_of_the_pipeline(self, real: Any, options: dict[str, Any]) -> None:
+        opened, pipe, sounds = real
+        samples, theirs = np.concatenate(sounds[:28]), dict(options)
+        if "initial_prompt" in options:
+            ids = pipe.tokenizer.get_prompt_ids(theirs.pop("initial_prompt"))
+            theirs["prompt_ids"] = torch.from_numpy(ids)
+
+        found = opened.predict(samples, return_timestamps=True, **options)["text"]
+
+        assert found == self.expected(pipe, samples, True, **theirs)["text"]
+        assert len(found) > 500

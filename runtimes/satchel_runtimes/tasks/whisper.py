@@ -17,8 +17,10 @@ from ..sessions import Session, Tensors
 from ..sound import Sound
 from .generative import Pieces
 from .marked_times import MARK, Marks, Part, cut
+from .spoken_languages import CODES, NAMES
 from .spoken_words import QUERIES, SPACELESS, alignment, looked_at, token_times, words_of
 from .task import Answer, Files, Input, ModelFacts, Row
+from .told_before import CONDITIONS, Told
 from .tried_again import THRESHOLDS, Tries, at_temperature, average_log, tries_of
 from .written_speech import WrittenSpeech
 
@@ -26,7 +28,6 @@ __all__ = ["Whisper"]
 
 _PIECE = 30  # seconds of features that are made at once, to find the loudest
 _COLD = 0.5  # a text that was drawn at more than this is not shown to the next window
-_CONDITIONS = ("first-segment", "all-segments")
 
 
 class Whisper(WrittenSpeech):
@@ -36,7 +37,8 @@ class Whisper(WrittenSpeech):
     A sound of more than 30 seconds is read in windows, each of which begins at the last timestamp of the one before (Radford et al.
     2022, section 3.8), and takes no more memory than one of them. Options:
 
-    - `language` ("en"; None: what is heard) and `translate` (to English) of a checkpoint that knows several.
+    - `language` ("en" or "english"; None: what is heard) and `translate` (to English) of a checkpoint that knows several;
+      `return_language` tells it of each chunk, and of a text without times in one.
     - `temperature`: one, or several that are tried one after the other while a text packs better than
       `compression_ratio_threshold` or is less likely than `logprob_threshold`; with `no_speech_threshold` such a window is silence.
     - `initial_prompt`, a text that could stand before, or its tokens as `prompt_ids`; `condition_on_prev_tokens` shows each window
@@ -47,6 +49,7 @@ class Whisper(WrittenSpeech):
     options = {
         **{name: value for name, value in WrittenSpeech.options.items() if name != "tgt_lang"},
         **dict.fromkeys(THRESHOLDS),
+        "return_language": None,
         "initial_prompt": None,
         "prompt_ids": None,
         "prompt_condition_type": None,
@@ -67,7 +70,7 @@ class Whisper(WrittenSpeech):
         if "no_timestamps_token_id" not in has:  # of before there were timestamps: as any other
             return made
         forced = dict(has.get("forced_decoder_ids") or facts.config.get("forced_decoder_ids") or [])
-        hidden = has.get("suppress_tokens") or ()
+        hidden: Sequence[int] = has.get("suppress_tokens") or ()
         step = Step(
             "whisper",
             {
@@ -104,11 +107,11 @@ class Whisper(WrittenSpeech):
         for name in (*THRESHOLDS, "condition_on_prev_tokens"):
             found[name] = self._has.get(name) if found[name] is None else found[name]
         found["prompt_ids"] = self._prompt_ids(found["initial_prompt"], found["prompt_ids"])
-        condition = found["prompt_condition_type"] or _CONDITIONS[0]
-        if condition not in _CONDITIONS or (condition == _CONDITIONS[1] and not found["condition_on_prev_tokens"]):
+        condition = found["prompt_condition_type"] or CONDITIONS[0]
+        if condition not in CONDITIONS or (condition == CONDITIONS[1] and not found["condition_on_prev_tokens"]):
             raise UsageError(
                 f"Cannot use prompt_condition_type={condition!r}.",
-                why=f"it is one of {', '.join(_CONDITIONS)}; the second goes with condition_on_prev_tokens=True",
+                why=f"it is one of {', '.join(CONDITIONS)}; the second goes with condition_on_prev_tokens=True",
                 fix="leave it out",
             )
         found["prompt_condition_type"] = condition
@@ -128,7 +131,8 @@ class Whisper(WrittenSpeech):
             )
 
     def _check_language(self, found: dict[str, Any]) -> None:
-        found["language"], known = found["language"] or self._has["language"], self._has["languages"]
+        asked, known = found["language"] or self._has["language"], self._has["languages"]
+        found["language"] = CODES.get(asked.lower(), asked.lower()) if isinstance(asked, str) else asked
         wanted = {None: self._has["task"], True: "translate", False: "transcribe"}.get(found["translate"], "")
         for name, asked, among in (
             ("language", found["language"], known),
@@ -259,25 +263,30 @@ class Whisper(WrittenSpeech):
 
     def _at_once(self, sound: Sound, options: Mapping[str, Any]) -> bool:
         """Whether a sound is one window, and what is written about it stands."""
-        asked = options["return_timestamps"] or options["prompt_ids"] or not options["tries"].plain
+        asked = options["return_timestamps"] or options["prompt_ids"] or options["return_language"]
+        asked = asked or not options["tries"].plain
         return not asked and sound.length_at(self.rate) <= self._longest
 
     def _said(self, parts: Iterable[Part], options: Mapping[str, Any]) -> Answer:
         chunks, ids, spoken = [], [], 0.0
+        heard: dict[str, Optional[str]] = {}
         for part in parts:
             words = [each for each in part.ids if self.shown(each)]
             ids += words
+            heard = {"language": NAMES.get(part.language or "")} if options["return_language"] else {}
             if options["return_timestamps"] == "word":
                 begin = [spoken, *part.times[:-1]] if part.times else []
                 known = [i for i, each in enumerate(part.ids) if each < self.config.eos_token_id[0]]
                 for word in words_of([part.ids[i] for i in known], self._plain, spaced=part.language not in SPACELESS):
                     time = begin[known[word.first]], part.times[known[word.last]]
-                    chunks.append({"text": word.text, "timestamp": (round(time[0], 2), round(time[1], 2))})
+                    chunks.append({"text": word.text, "timestamp": (round(time[0], 2), round(time[1], 2)), **heard})
                 spoken = part.times[-1] if part.times else spoken
             elif options["return_timestamps"]:
-                chunks.append({"text": self.decoded(words, skip=True), "timestamp": (part.start, part.end)})
+                chunks.append({"text": self.decoded(words, skip=True), "timestamp": (part.start, part.end), **heard})
         answer: dict[str, Any] = {self.answer_key: self.decoded(ids, skip=True)}
-        return {**answer, "chunks": chunks} if options["return_timestamps"] else answer
+        if options["return_language"] and not options["return_timestamps"]:
+            chunks = [{"text": answer[self.answer_key], **heard}]
+        return {**answer, "chunks": chunks} if options["return_timestamps"] or options["return_language"] else answer
 
     def _plain(self, ids: Sequence[int]) -> str:
         return self.decoded(ids, skip=False)
@@ -290,7 +299,7 @@ class Whisper(WrittenSpeech):
         filled = self._longest if frames == size else 0
         sounding = frames if length > self._longest else -(-length // hop)
         loudest = self._loudest(sound, filled, frames)
-        told = _Told(self._has.get("before"), self._first, (self._context or 2**31) // 2 - 1, options)
+        told = Told(self._has.get("before"), self._first, (self._context or 2**31) // 2 - 1, options)
         seek = 0
         while seek < frames:
             count = min(size, frames - seek)
@@ -394,35 +403,6 @@ class _Heard:
     temperature: Optional[float]
     silent: bool
     read: Optional[Tensors]
-
-
-class _Told:
-    """What the next window is shown of what was said: a prompt, and the last tokens of the windows before."""
-
-    def __init__(self, mark: Optional[int], first: int, most: int, options: Mapping[str, Any]) -> None:
-        """
-        Args:
-            mark: the token that stands before it.
-            first: the timestamp of 0.0 seconds.
-            most: tokens.
-        """
-        self._mark, self._first, self._most = mark, first, most
-        self._prompt: list[int] = options["prompt_ids"]
-        self._always = options["prompt_condition_type"] == _CONDITIONS[1]
-        self.shown = bool(options["condition_on_prev_tokens"])
-        self._said: Optional[list[int]] = None
-        if self._prompt and not self._always:
-            self.add(self._prompt[1:] if self._prompt[0] == mark else self._prompt)
-
-    def add(self, ids: Sequence[int]) -> None:
-        twice = len(ids) > 2 and ids[-2] >= self._first  # of two timestamps at the end one is enough
-        self._said = [*(self._said or []), *(ids[:-1] if twice else ids)][-self._most :]
-
-    def before(self) -> list[int]:
-        if not self.shown or self._said is None:
-            return self._prompt
-        marks = self._prompt if self._always and self._prompt else [self._mark] if self._mark is not None else []
-        return [*marks, *self._said]
 
 
 def _name_of(code: Optional[int], names: Mapping[str, int]) -> Optional[str]:
