@@ -38,7 +38,8 @@ def looked_at(queries: np.ndarray, keys: Sequence[np.ndarray]) -> np.ndarray:
         keys: of each head, [frames, size].
     """
     by_head = queries.reshape(len(queries), len(keys), -1)
-    return np.stack([softmax(by_head[:, i] @ key.T) for i, key in enumerate(keys)])
+    found: np.ndarray = np.stack([softmax(by_head[:, i] @ key.T) for i, key in enumerate(keys)])
+    return found
 
 
 def token_times(weights: np.ndarray, width: int) -> np.ndarray:
@@ -68,12 +69,12 @@ def _turns(costs: np.ndarray) -> np.ndarray:
     total[0, 0] = 0
     way: np.ndarray = np.zeros((rows + 1, columns + 1), np.int8)  # 0: from up and left, 1: from above, 2: from the left
     for diagonal in range(2, rows + columns + 1):
-        i: np.ndarray = np.arange(max(1, diagonal - columns), min(rows, diagonal - 1) + 1)
-        j = diagonal - i
-        both, above, left = total[i - 1, j - 1], total[i - 1, j], total[i, j - 1]
+        down: np.ndarray = np.arange(max(1, diagonal - columns), min(rows, diagonal - 1) + 1)
+        right: np.ndarray = diagonal - down
+        both, above, left = total[down - 1, right - 1], total[down - 1, right], total[down, right - 1]
         from_both, from_above = (both < above) & (both < left), (above < both) & (above < left)
-        total[i, j] = costs[i - 1, j - 1] + np.where(from_both, both, np.where(from_above, above, left))
-        way[i, j] = np.where(from_both, 0, np.where(from_above, 1, 2))
+        total[down, right] = costs[down - 1, right - 1] + np.where(from_both, both, np.where(from_above, above, left))
+        way[down, right] = np.where(from_both, 0, np.where(from_above, 1, 2))
     way[0, :], way[:, 0] = 2, 1
     turns: np.ndarray = np.zeros(rows, np.int64)
     i, j = rows, columns
