@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import satchel
 from satchel_converters import onnx as onnx_format
+from satchel_converters import onnx_rounding
 from satchel_converters.format import Artifact, Plan
 from satchel_converters.onnx_quantize import Wanted, quantize
 from satchel_converters.onnx_rounding import round_int4, round_int8
@@ -275,6 +276,25 @@ def test_int4_products_have_four_bits_in_blocks_of_32(model: onnx.ModelProto, tm
     assert {a.name: a.i for a in first.attribute if a.name in ("bits", "block_size")} == {"bits": 4, "block_size": 32}
     # 0.29: these are random weights with one loud channel. 15 levels of a range lose about a tenth in each product.
     assert error(made, model, samples(10, seed=9)) < 0.4
+
+
+def test_what_four_bits_hurt_most_keeps_eight_while_it_is_a_small_part(
+    model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bits(made: onnx.ModelProto) -> list[int]:
+        products = [node for node in made.graph.node if node.op_type == "MatMulNBits"]
+        return [next(each.i for each in node.attribute if each.name == "bits") for node in products]
+
+    plain, four = apply(model, tmp_path, "int4-weights", samples(20))
+    monkeypatch.setattr(onnx_rounding, "_SPARED", 0.5)
+    spared, mixed = apply(model, tmp_path, "int4-weights", samples(20))
+
+    assert (bits(four), plain.notes["eight_bits"]) == ([4, 4], []), "each is half of the weights"
+    assert (sorted(bits(mixed)), len(spared.notes["eight_bits"])) == ([4, 8], 1), (
+        "random weights lose much; one has room"
+    )
+    rows = samples(10, seed=9)
+    assert error(mixed, model, rows) < 0.9 * error(four, model, rows)
 
 
 def tied(rows: int, width: int) -> onnx.ModelProto:

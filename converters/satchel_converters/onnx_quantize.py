@@ -174,7 +174,9 @@ def _int4_weights(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
             _check_samples(wanted)
             tokens = sum(next(iter(each.values())).shape[1] for each in wanted.samples)
             wanted.notes["calibration"] = f"{len(wanted.samples)} samples of {tokens} positions in all"
-            round_int4(model, observe(model, wanted.samples, kept=heads), _BLOCK4)
+            spared = round_int4(model, observe(model, wanted.samples, kept=heads), _BLOCK4, kept=heads)
+            wanted.notes["eight_bits"] = spared
+            heads.update(spared)
         made = _blocks(model, 4, kept=sorted(heads))
         return _blocks(made, 8) if heads else made
 

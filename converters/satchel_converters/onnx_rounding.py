@@ -10,7 +10,7 @@ that the model wrote 0.8, with a grid that is searched for 0.6, with the loudest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ _COLUMNS = 4096  # rounded at once; a language model's last matrix has 50,000
 _SMALL = 128  # rows of a matrix that LAPACK factors and inverts as it is
 _CUTS = np.linspace(1, 0.6, 10, dtype=np.float32)  # of a block's range, what its levels may span
 _LEVELS4 = 15
+_HARM = 2.5e-3  # of a product's mean square: what loses more keeps eight bits, while that is
+_SPARED = 0.25  # of the weights at most
 _TINY = np.finfo(np.float32).tiny
 
 # From rows of weights, how loud each row's channel is, and which columns these are, to a scale and zero point for each column.
@@ -67,9 +69,16 @@ def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> 
             replace_weights(model, name, own)
 
 
-def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int) -> None:
+def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, kept: Collection[str] = ()) -> list[str]:
     """Make the products of the places MatMulNBits on 16 levels, with a scale and a zero point for each block of rows of a column.
-    They are written here, since a quantizer would look for another grid in what was rounded."""
+    They are written here, since a quantizer would look for another grid in what was rounded.
+
+    Returns the names of those that stay as they are, because they would lose too much: at most a quarter of the weights, not
+    counting those that are `kept` in any case.
+    """
+    counted = [node for name, node in weighted(model).items() if name not in kept]
+    room = _SPARED * sum(array_of(model, node.input[1]).size for node in counted)
+    spared: list[str] = []
     for names, weights, moments in _matrices(model, places):
         rows = len(weights)
         short = -rows % block  # rows of nothing, which come out as nothing
@@ -81,11 +90,23 @@ def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int) -> N
         places_of = order[::block] // block  # the blocks in the order in which they were rounded
         scale, zero = np.empty_like(made.scale), np.empty(made.zero.shape, np.uint8)
         scale[places_of], zero[places_of] = made.scale, made.zero
-        for (name, own), (_, s), (_, z) in zip(
-            *(_parted(model, names, each) for each in (levels, scale, zero)), strict=True
-        ):
-            _write(model, name, rows, block, own, s, z)
+        lost = _lost(weights, _Rounded(levels, scale, zero, block).values, moments)
+        parts = [_parted(model, names, each) for each in (levels, scale, zero, lost)]
+        for (name, own), (_, s), (_, z), (_, part) in zip(*parts, strict=True):
+            if part[0].sum() > _HARM * part[1].sum() and own.size <= room:
+                spared.append(name)
+                room -= own.size
+            else:
+                _write(model, name, rows, block, own, s, z)
     _sweep(model)
+    return spared
+
+
+def _lost(weights: np.ndarray, rounded: np.ndarray, moments: np.ndarray) -> np.ndarray:
+    """Of each column, the mean square of what its product loses, and of the product itself, [2, columns]."""
+    error = weights - rounded
+    found: np.ndarray = np.stack([(error * (moments @ error)).sum(axis=0), (weights * (moments @ weights)).sum(axis=0)])
+    return found
 
 
 def _loudest_first(loudness: np.ndarray, block: int) -> np.ndarray:
