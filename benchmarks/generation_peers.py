@@ -5,7 +5,8 @@
 
 Each writes in a process of its own, in the environment of its own, the likeliest tokens behind the same ids. All stay open and are
 asked one after the other, so that a machine that slows down slows all of them. A token's rate is that behind the first one. The
-same quantization is four bits in blocks of 32 with zero points, or eight bits in blocks; both engines run onnxruntime's products.
+same quantization is four bits in blocks of 32, or eight in blocks of 128; both run onnxruntime's products. genai's four bits have no
+zero points (with them, its builder 0.18 writes a graph that does not load) and are also those of its logits, which satchel keeps in eight.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def of_genai(source: Path, precision: str) -> Path:
     out = MADE / f"smollm2-genai-{precision}"
     if not (out / "genai_config.json").is_file():
         (builder,) = (PEERS / "genai").glob("lib/python3*/site-packages/onnxruntime_genai/models/builder.py")
-        block = {"int4": ["block_size=32", "is_symmetric=false"], "int8": ["block_size=128"]}.get(precision, [])
+        block = {"int4": ["block_size=32"], "int8": ["block_size=128"]}.get(precision, [])
         extra = ["--extra_options", "accuracy_level=4", *block] if block else []
         cache = str(MADE / "genai-cache")
         run(
