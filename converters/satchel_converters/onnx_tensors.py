@@ -63,11 +63,8 @@ def is_large(folder: Path, graph: Graph) -> bool:
 
 def open_graph(folder: Path, graph: Graph, apart: bool) -> onnx.ModelProto:
     """The graph with its tensors, or with the names of their files."""
-    onnx = need("onnx", extra="convert", to="write ONNX", of="satchel")
-    if not apart:
-        model: onnx.ModelProto = onnx.load(folder / graph.file)
-        return model
-    model = onnx.load(folder / graph.file, load_external_data=False)
+    package = need("onnx", extra="convert", to="write ONNX", of="satchel")
+    model: onnx.ModelProto = package.load(folder / graph.file, load_external_data=not apart)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
@@ -114,8 +111,8 @@ def opened_apart(model: onnx.ModelProto, options: onnxruntime.SessionOptions) ->
     engine = need("onnxruntime", extra="convert", to="quantize", of="satchel")
     sizes: dict[Path, int] = {}
     for tensor in filter(lies_apart, model.graph.initializer):
-        file, _, length = _place(tensor)
-        sizes[Path(file).parent] = sizes.get(Path(file).parent, 0) + length
+        lies, _, length = _place(tensor)
+        sizes[Path(lies).parent] = sizes.get(Path(lies).parent, 0) + length
     folder = max(sizes, key=lambda each: sizes[each])
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     copy = type(model)()
