@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,17 @@ import pytest
 import torch
 import transformers
 from benchmarks.matrix.row import lively, save, tokenizer
+from benchmarks.matrix.rows import ROWS
 from benchmarks.matrix.rows.translators import m2m_100, marian
 from benchmarks.matrix.rows.writers import BART, TEXTS
 from tests.test_rewriting import Kept
 
 from satchel_converters import reference
-from satchel_converters.capture import load_model
-from satchel_converters.source import find_source
+from satchel_converters.capture import capture, load_model
+from satchel_converters.source import find_source, tasks_for
 from satchel_converters.stage import open_tasks
-from satchel_runtimes.errors import ParityError, UsageError
+from satchel_runtimes import load
+from satchel_runtimes.errors import ParityError, SupportError, UsageError
 from satchel_runtimes.golden import GoldenItem
 from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
 
@@ -65,6 +68,13 @@ class TestMarian:
             opus.opened.predict(TEXTS[0], tgt_lang="tlh")
         with pytest.raises(UsageError, match=r"src_lang='fra'(.|\n)*among eng"):
             opus.opened.predict(TEXTS[0], src_lang="fra")
+
+    def test_a_device_needs_no_package_to_read_texts(self, opus: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = opus.opened.predict(TEXTS[0], **SETTINGS)
+        for name in ("tokenizers", "sentencepiece"):
+            monkeypatch.setitem(sys.modules, name, None)
+
+        assert load(opus.folder.with_suffix(".satchel"), threads=1).predict(TEXTS[0], **SETTINGS) == wanted
 
     def test_a_stream_says_what_predict_says(self, opus: Kept) -> None:
         settings = {**SETTINGS, "num_beams": 1}
@@ -114,6 +124,15 @@ def test_a_bundle_that_would_read_other_pieces_is_refused(opus: Kept, tmp_path: 
 
     with pytest.raises(ParityError, match="other ids than transformers"):
         reference._check_tokens(loaded, open_tasks((entry,), tmp_path), items)
+
+
+def test_xlm_fills_masks_and_is_not_asked_to_write(tmp_path: Path) -> None:
+    next(row for row in ROWS if row.name == "xlm, Moses fill-mask").write(tmp_path)
+    source = find_source(tmp_path)
+
+    assert tasks_for(source, None)[0] == "fill-mask"
+    with pytest.raises(SupportError, match="none of the layers of XLMWithLMHeadModel asks"):
+        capture(load_model(source, "text-generation"))
 
 
 def mbart(kind: str, folder: Path) -> None:

@@ -70,6 +70,19 @@ WRITERS: Mapping[str, Mapping[str, Any]] = {
     "mbart": BART,
     "mt5": T5,
     "pegasus": BART,
+    "prophetnet": {
+        "hidden_size": 32,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_encoder_attention_heads": 4,
+        "num_decoder_attention_heads": 4,
+        "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48,
+        "max_position_embeddings": 140,
+        "pad_token_id": 0,  # as its checkpoints have: transformers' own cache is right with no other
+        "num_buckets": 8,
+        "relative_max_distance": 20,
+    },
     "t5": T5,
 }
 

@@ -27,6 +27,7 @@ __all__ = [
     "attending",
     "held_capacity",
     "held_positions",
+    "held_present",
     "register",
     "writing_in_place",
     "written",
@@ -248,6 +249,13 @@ def held_capacity() -> int:
     held = _HELD[-1]
     assert isinstance(held, Held)  # it has positions
     return held.past[0][0].shape[2]
+
+
+def held_present() -> Pair:
+    """The keys and values of the layer that attended last in the decoder's call, those of its new tokens among them."""
+    held = _HELD[-1]
+    assert isinstance(held, Held)  # it has positions
+    return held.present[-1]
 
 
 def across(

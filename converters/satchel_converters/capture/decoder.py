@@ -24,6 +24,7 @@ from .attention import Asked, Held, Shape, attending
 from .led import LED
 from .older_decoders import OLDER
 from .placed import PLACED
+from .prophetnet import PROPHETNET
 from .rewrite import rewritten
 from .rotary import fused_rotary, turns_halves
 from .speech_to_text import SPEECH_TO_TEXT
@@ -210,6 +211,9 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     model = attending_copy(loaded)
     with attending(Asked()) as asked, torch.no_grad():
         model(input_ids=torch.ones(1, 2, dtype=torch.int64), use_cache=False)
+    if not asked.shapes:  # as XLM, which writes into a mask behind the text and reads all anew for each token
+        why = f"none of the layers of {loaded.source.architecture} asks for attention over a text that it has read"
+        raise refused(f"{loaded.source.id} with its cache", why)
     component = component_of(
         loaded, Decoder(model, len(asked.shapes)), asked.shapes, Reference(loaded.model), windows=asked.windows
     )
@@ -222,7 +226,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
 def attending_copy(loaded: Loaded) -> Any:  # Any: one of many classes
     """The model with its weights shared, whose layers ask `attend`."""
     attention.register()
-    model: Any = rewritten(loaded.model, {**OLDER, **PLACED, **LED, **SPEECH_TO_TEXT}, shared=True)
+    model: Any = rewritten(loaded.model, {**OLDER, **PLACED, **LED, **SPEECH_TO_TEXT, **PROPHETNET}, shared=True)
     model.set_attn_implementation(attention.NAME)
     # A loop over the experts that tokens chose is the example's own; this takes the weights of each token's experts.
     model.set_experts_implementation("batched_mm")

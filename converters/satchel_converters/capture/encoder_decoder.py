@@ -29,6 +29,7 @@ from .audio import SECONDS
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder import padding, text_example
 from .image import patch_inputs, picture_input
+from .prophetnet import ONE_BY_ONE
 from .rotary import plain_turn
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class _Unread(ModelOutput):
 
     loss: Any = None  # of a decoder with a head of its own
     last_hidden_state: torch.Tensor | None = None
+    last_hidden_state_ngram: torch.Tensor | None = None  # as ProphetNet has it
     logits: torch.Tensor | None = None
     past_key_values: Any = None
     hidden_states: Any = None
@@ -168,15 +170,18 @@ class _Encoder(torch.nn.Module):
                 raise found[0]
             # torch.export counts the modules that it is in, and what is raised would leave it in them.
             nothing = torch.zeros(given[_STATES].shape[0], 1, self.model.get_output_embeddings().weight.shape[1])
-            return _Unread(last_hidden_state=nothing, logits=nothing)
+            return _Unread(last_hidden_state=nothing, last_hidden_state_ngram=nothing, logits=nothing)
 
         decoder = self.model.get_decoder()
+        rewritten = vars(decoder).get("forward")
         decoder.forward = reached
         try:
             with plain_turn(self.model), contextlib.suppress(_Read):
                 self.model(**inputs, decoder_input_ids=_first_token(inputs), return_dict=True)
         finally:
             del decoder.forward
+            if rewritten is not None:
+                decoder.forward = rewritten
         (read,) = found
         return named([each.pair(read.states) for each in self.projections], read.mask, self.whole)
 
@@ -341,6 +346,18 @@ class _WriterReference(Reference):
         return result
 
 
+class _OneByOne(_WriterReference):
+    """Of a model whose own code is right for one token at a time only."""
+
+    def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        found, states = [], []
+        for token in input_ids.split(1, dim=1):
+            found.append(super().logits(token, cache, others))
+            states.append(self.states[:, 0])  # of the first of its streams
+        self.states = torch.cat(states, dim=1)
+        return torch.cat(found, dim=1)
+
+
 def named(pairs: Sequence[Pair], mask: torch.Tensor | None, whole: bool) -> dict[str, torch.Tensor]:
     """The outputs of an encoder's graph; `whole` says that a mask is wanted where the model makes none."""
     made = {cross(i, kind): each for i, pair in enumerate(pairs) for kind, each in zip(KINDS, pair)}
@@ -394,13 +411,17 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     )
     writer, asked = _writer(loaded, model, made)
     beside = {Input(name, kinds[name], axes(value)): value for name, value in made.items()}
-    decoder = component_of(
-        loaded, writer, asked.shapes, _WriterReference(loaded.model, writer.width), name="decoder", beside=beside
-    )
+    alone = loaded.source.model_type in ONE_BY_ONE
+    theirs = (_OneByOne if alone else _WriterReference)(loaded.model, writer.width)
+    decoder = component_of(loaded, writer, asked.shapes, theirs, name="decoder", beside=beside)
     ids = decoder.remade(1, _WRITTEN)["input_ids"]  # type: ignore[misc]  # it has one
     with torch.no_grad():
-        alone = {name: value[:1] for name, value in example.items()}
-        check(loaded, decoder, ids, loaded.model(**alone, decoder_input_ids=ids).logits[0])
+        if alone:
+            wanted = theirs.logits(ids, theirs.new_state(1).rows[0], {name: value[:1] for name, value in made.items()})
+        else:
+            first = {name: value[:1] for name, value in example.items()}
+            wanted = loaded.model(**first, decoder_input_ids=ids).logits
+        check(loaded, decoder, ids, wanted[0])
     return encoder, decoder
 
 

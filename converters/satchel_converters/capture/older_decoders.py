@@ -15,7 +15,7 @@ import torch
 from .attention import attend
 from .bloom import gelu
 
-__all__ = ["OLDER"]
+__all__ = ["OLDER", "kept"]
 
 
 def _plain(self: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None) -> Any:
@@ -96,7 +96,7 @@ def _projected(
     def heads(states: torch.Tensor) -> torch.Tensor:
         return states.reshape(batch, -1, self.num_heads, self.head_dim).transpose(1, 2)
 
-    key, value = _kept(self, hidden_states, key_value_states, past_key_values, heads, self.k_proj, self.v_proj)
+    key, value = kept(self, hidden_states, key_value_states, past_key_values, heads, self.k_proj, self.v_proj)
     result, _ = attend(self, heads(self.q_proj(hidden_states)), key, value, None, scaling=self.scaling)
     return self.out_proj(result.flatten(2)), None
 
@@ -117,12 +117,12 @@ def _by_key(
 
     if past_key_values is None:
         return type(self).forward(self, hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
-    key, value = _kept(self, hidden_states, encoder_hidden_states, past_key_values, heads, self.key, self.value)
+    key, value = kept(self, hidden_states, encoder_hidden_states, past_key_values, heads, self.key, self.value)
     result, _ = attend(self, heads(self.query(hidden_states)), key, value, None)
     return result.flatten(2), None
 
 
-def _kept(
+def kept(
     self: Any,
     hidden_states: torch.Tensor,
     theirs: torch.Tensor | None,

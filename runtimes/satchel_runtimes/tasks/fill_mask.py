@@ -32,7 +32,8 @@ class FillMask(TextTask):
     options = {"top_k": 5, "targets": None}
     batch_size = 1  # a batch of scores for every token and every word of the vocabulary is a hundred megabytes
     auto_model = "AutoModelForMaskedLM"
-    architectures = ("ForMaskedLM",)
+    # The last two are trained to fill masks, whatever their name says.
+    architectures = ("ForMaskedLM", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")
     outputs = ("logits",)
     metrics = ("perplexity",)
 
