@@ -16,9 +16,9 @@ from . import moses
 __all__ = ["pieces_of"]
 
 # Any below: classes of transformers, most of them without types, and messages of protobuf.
-# By class: where it keeps its SentencePiece model (none: Moses finds words), and how it writes a text of pieces. `spelt`: the model joins them, or a plain
-# join does; `after`: what follows a special token; `spaces`: whether the marks of spaces that are left become spaces; `named`: whether
-# the model names ids that the vocabulary lacks.
+# By class: where it keeps its SentencePiece model (none: Moses finds words), and how it writes a text of pieces. `spelt`: the model
+# joins them, or a plain join does; `after`: what follows a special token; `spaces`: whether the marks of spaces that are left become
+# spaces; `named`: whether the model names ids that the vocabulary lacks.
 _CLASSES: Mapping[str, Mapping[str, Any]] = {
     "MarianTokenizer": {
         "model": "spm_source",
@@ -35,7 +35,7 @@ _CLASSES: Mapping[str, Mapping[str, Any]] = {
     "SpeechT5Tokenizer": {"model": "sp_model", "spelt": False, "after": "", "spaces": True, "named": True},
 }
 _MODELS = {1: "unigram", 2: "bpe", 4: "char"}  # trainer_spec.model_type
-_NORMAL, _UNKNOWN, _CONTROL, _KEPT, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # piece.type
+_NORMAL, _UNKNOWN, _CONTROL, _KEPT, _UNUSED = 1, 2, 3, 4, 5  # piece.type; bytes have another
 
 
 def pieces_of(tokenizer: Any) -> dict[str, Any] | None:
@@ -44,8 +44,8 @@ def pieces_of(tokenizer: Any) -> dict[str, Any] | None:
     Raises:
         SupportError: one of its settings cannot be carried.
     """
-    kind = next((each.__name__ for each in type(tokenizer).__mro__ if each.__name__ in _CLASSES), None)
-    if kind is None:
+    kind = type(tokenizer).__name__  # and no class that is made of one: it may cut texts otherwise
+    if kind not in _CLASSES:
         return None
     own = _CLASSES[kind]
     why = _cannot(tokenizer)

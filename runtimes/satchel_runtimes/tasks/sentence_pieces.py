@@ -60,8 +60,8 @@ class _Table:
             return 1, text[place]
         units, end, value = self._units, place, -1
         unit, node = units[0], 0
-        for number, character in enumerate(text[place:], 1):
-            for byte in character.encode():
+        for at in range(place, len(text)):
+            for byte in text[at].encode():
                 node ^= ((unit >> 10) << ((unit & 0x200) >> 6)) ^ byte
                 unit = units[node] if node < len(units) else -1
                 if unit & 0x800000FF != byte:
@@ -69,7 +69,7 @@ class _Table:
             else:
                 if unit & 0x100:  # a part of the table ends here
                     leaf = node ^ ((unit >> 10) << ((unit & 0x200) >> 6))
-                    end, value = place + number, units[leaf] & 0x7FFFFFFF
+                    end, value = at + 1, units[leaf] & 0x7FFFFFFF
                 continue
             break
         if value < 0:
