@@ -143,7 +143,9 @@ class _Unread(ModelOutput):
 
     loss: Any = None  # of a decoder with a head of its own
     last_hidden_state: torch.Tensor | None = None
-    last_hidden_state_ngram: torch.Tensor | None = None  # as ProphetNet has it
+    last_hidden_state_ngram: torch.Tensor | None = None  # this and two more as ProphetNet has them
+    hidden_states_ngram: Any = None
+    ngram_attentions: Any = None
     logits: torch.Tensor | None = None
     past_key_values: Any = None
     hidden_states: Any = None
