@@ -24,6 +24,7 @@ import numpy as np
 from benchmarks.matrix.cell import model_of
 from benchmarks.matrix.rows import ROWS
 from benchmarks.matrix.rows.generators import decoder
+from benchmarks.matrix.rows.speakers import VOICE
 from benchmarks.matrix.rows.writers import translator
 from tests import bundles
 
@@ -50,10 +51,15 @@ _ROWS = {  # where the first row of a task is not the one
     "table-question-answering": "tapas-aggregation",
     "image-text-to-text": "llava",
     "image-to-image": "swin2sr, any size",
+    "speecht5": "speecht5",
     "summarization": "pegasus",
     "text2text-generation": "t5",
 }
-_TASKS = {"smollm2": "text-generation", "whisper": "automatic-speech-recognition"}  # of real models
+_TASKS = {  # of bundles that have another name
+    "smollm2": "text-generation",
+    "whisper": "automatic-speech-recognition",
+    "speecht5": "text-to-speech",
+}
 _SHOWN = 2  # entries of a list
 _WIDTH = 118
 _WORDS = 40  # characters of a string; what a real model wrote is shown whole
@@ -82,6 +88,7 @@ def workplace(folder: Path, tasks: Sequence[str]) -> None:
     write_sounds(["audio-classification"], folder)
     (folder / SOUNDS[0]).rename(folder / "clip.wav")
     _film(folder / "clip.mp4")
+    np.save(folder / "voice.npy", np.array(VOICE, np.float32))
     if "whisper" in tasks:
         by_name = {file.stem: file for file, _ in _REAL["spoken"]()}
         shutil.copyfile(by_name["agent-alreadyon"], folder / "prompt.wav")
@@ -144,7 +151,7 @@ def _model(task: str, folder: Path) -> Path:
     if task == "translation":
         translator(folder / "nllb")
         return folder / "nllb"
-    named = _ROWS.get(task)
+    named, task = _ROWS.get(task), _TASKS.get(task, task)
     return model_of(next(row for row in ROWS if row.task == task and named in (None, row.architecture)), folder)
 
 

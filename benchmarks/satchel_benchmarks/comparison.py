@@ -123,6 +123,8 @@ def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         rows.append(
             (f"{shape or f'{tokens} tokens'}{first}, ms", *(_latency_words(run.latency.get(tokens)) for run in runs))
         )
+    for tokens in sorted({tokens for run in runs for tokens in run.spoken_s}):
+        rows.append((f"{tokens} tokens, seconds for one of sound", *(_real_time_words(run, tokens) for run in runs)))
     if first:
         rows.append(("tokens/s behind it", *(_writing_words(run.writing) for run in runs)))
     listed = [(run.throughput, f"{run.throughput.low:.3g} to {run.throughput.high:.3g}") for run in runs]
@@ -147,6 +149,12 @@ def _latency_words(found: Latency | None) -> str:
 
 def _writing_words(found: Writing | None) -> str:
     return f"{found.per_second:.1f} ({found.low:.1f} to {found.high:.1f}); n {found.n}" if found else "–"
+
+
+def _real_time_words(run: Run, tokens: int) -> str:
+    """The real-time factor: below 1 it speaks as fast as one listens."""
+    found, seconds = run.latency.get(tokens), run.spoken_s.get(tokens)
+    return f"{found.p50_ms / 1000 / seconds:.3f} of {seconds:.1f} s" if found and seconds else "–"
 
 
 def _cold_words(found: Cold | None) -> str:

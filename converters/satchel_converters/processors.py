@@ -17,9 +17,11 @@ from satchel_runtimes.errors import IntegrityError, SupportError, ToolchainError
 from satchel_runtimes.tasks.image_steps import FONT_FILE
 from satchel_runtimes.tasks.patches import PLACES
 from satchel_runtimes.tasks.piece_tokenizer import PIECES_FILE
+from satchel_runtimes.tasks.speaking import VOICE_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 
 from .lean import import_transformers
+from .letters import alphabet_of, letters_of
 from .source import SourceModel
 from .tokenizer_build import pieces_of
 
@@ -118,6 +120,8 @@ class Processors:
             ctc=ctc_of(tokenizer),
             characters=_characters(tokenizer),
             tokenizer_file=PIECES_FILE if self.pieces else facts.tokenizer_file,
+            letters=letters_of(tokenizer),
+            alphabet=alphabet_of(tokenizer),
             table=_table(tokenizer) if self.source.model_type == "tapas" else {},
         )
 
@@ -151,7 +155,9 @@ class Processors:
             shutil.copyfile(self.source.folder / "generation_config.json", folder / "generation_config.json")
         if self._font is not None:
             shutil.copyfile(self._font, folder / FONT_FILE)
-        return [name for name in _FILES if (folder / name).is_file()]
+        if self.source.voice is not None:
+            shutil.copyfile(self.source.voice, folder / VOICE_FILE)
+        return [name for name in (*_FILES, VOICE_FILE) if (folder / name).is_file()]
 
 
 def _gridded(processor: Any, found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -215,7 +221,8 @@ def load_processors(source: SourceModel, names: Sequence[str]) -> Processors:
         found["image_processor"].apply_ocr = False  # a device reads a page's words itself, or is given them
     tokenizer = found.get("tokenizer")
     # One for CTC only joins the tokens of frames, which the bundle says how to do; one of characters needs no vocabulary.
-    if tokenizer is None or tokenizer.is_fast or type(tokenizer).__name__ in _UNITS or ctc_of(tokenizer):
+    known = (lambda found: type(found).__name__ in _UNITS, letters_of, ctc_of)
+    if tokenizer is None or tokenizer.is_fast or any(each(tokenizer) for each in known):
         return Processors(source, found)
     pieces = pieces_of(tokenizer)
     if pieces is None:

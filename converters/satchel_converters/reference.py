@@ -16,7 +16,6 @@ from satchel_runtimes.sessions import Session, Tensors
 from satchel_runtimes.tasks import Task
 from satchel_runtimes.tasks.audio import AudioTask
 from satchel_runtimes.tasks.image import ImageTask
-from satchel_runtimes.tasks.rewriting import RewritingTask
 
 from .component import Component, specs
 
@@ -69,16 +68,13 @@ def torch_graphs(loaded: Loaded, components: Sequence[Component]) -> dict[str, S
 def with_beginnings(
     loaded: Loaded, components: Sequence[Component], tasks: Mapping[str, Task], items: Sequence[GoldenItem]
 ) -> list[GoldenItem]:
-    """Golden items of tasks that write about what they read, with the first tokens that the model itself writes: what the decoder
-    reads of them on every machine."""
+    """Golden items with what the model itself chooses about each, such as the first tokens that it writes: what a decoder reads on
+    every machine."""
     graphs = torch_graphs(loaded, components)
     made = []
     for item in items:
-        task = tasks[item.task]
-        if isinstance(task, RewritingTask):
-            ids = task.begun(graphs, item.input, item.options)
-            item = GoldenItem(item.task, item.input, {**item.options, "decoder_input_ids": ids})
-        made.append(item)
+        begun = tasks[item.task].begun(graphs, item.input, item.options)
+        made.append(GoldenItem(item.task, item.input, {**item.options, **begun}))
     return made
 
 

@@ -16,12 +16,15 @@ from typing import Any
 
 from satchel_runtimes.bundle import sha256_of
 from satchel_runtimes.errors import IntegrityError, SatchelError, SupportError, UsageError
-from satchel_runtimes.tasks import list_tasks, task_class
+from satchel_runtimes.tasks import list_tasks, task_class, task_name
 from satchel_runtimes.tasks.image_steps import FONT_FILE
+from satchel_runtimes.tasks.speaking import VOICE_FILE
 from satchel_runtimes.tasks.task import ModelFacts
 from satchel_runtimes.toolchain import need
 
-__all__ = ["SourceModel", "find_source", "tasks_for"]
+__all__ = ["VOCODER", "SourceModel", "find_source", "tasks_for"]
+
+VOCODER = "vocoder"  # the folder beside a model's files that is taken for its vocoder
 
 # What a conversion reads; a Hub repository often holds the same weights five times over.
 _WANTED = (
@@ -59,6 +62,8 @@ class SourceModel:
     config: Mapping[str, Any]
     revision: str | None = None
     trust_remote_code: bool = False
+    vocoder: SourceModel | None = None  # what makes sound of the spectrograms of a model that speaks
+    voice: Path | None = None  # a speaker's embedding, as numpy saves it
 
     @property
     def name(self) -> str:
@@ -109,7 +114,7 @@ class SourceModel:
 
     @cached_property
     def weights(self) -> tuple[Path, ...]:
-        return _weights(self.folder)
+        return (*_weights(self.folder), *(self.vocoder.weights if self.vocoder else ()))
 
     @cached_property
     def digest(self) -> str:
@@ -119,18 +124,23 @@ class SourceModel:
             if file.is_file() and file.name != "README.md":
                 with file.open("rb") as opened:
                     digest.update(f"{file.relative_to(self.folder)}\0{sha256_of(opened)}\n".encode())
+        digest.update((self.vocoder.digest if self.vocoder else "").encode())
+        digest.update(self.voice.read_bytes() if self.voice else b"")
         return digest.hexdigest()
 
     def to_job(self) -> dict[str, Any]:
         """For a worker process; `from_job` reads it there."""
         known = {"id": self.id, "folder": str(self.folder)}
-        return {**known, "revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        beside = {"vocoder": self.vocoder and self.vocoder.to_job(), "voice": self.voice and str(self.voice)}
+        return {**known, "revision": self.revision, "trust_remote_code": self.trust_remote_code, **beside}
 
     @staticmethod
     def from_job(raw: Mapping[str, Any]) -> SourceModel:
         folder = Path(raw["folder"])
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        return SourceModel(raw["id"], folder, config, raw["revision"], raw["trust_remote_code"])
+        vocoder = SourceModel.from_job(raw["vocoder"]) if raw["vocoder"] else None
+        voice = Path(raw["voice"]) if raw["voice"] else None
+        return SourceModel(raw["id"], folder, config, raw["revision"], raw["trust_remote_code"], vocoder, voice)
 
     def json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; empty where there is none."""
@@ -149,6 +159,8 @@ class SourceModel:
             max_length=min(limits),
             truncation_side=tokenizer.get("truncation_side", "right"),
             mask_token=mask.get("content") if isinstance(mask, dict) else mask,
+            vocoder=self.vocoder.config if self.vocoder else {},
+            voice=VOICE_FILE if self.voice else "",
             modules=tuple({**module, "config": self._module_config(module)} for module in self._modules()),
         )
 
@@ -176,7 +188,15 @@ class SourceModel:
         # Of a model that sees, too, or of the first of two.
         parts = [self.config.get(name) for name in ("encoder", "text_config")]
         config = {name: each for part in (self.config, *parts) if isinstance(part, dict) for name, each in part.items()}
-        names = ("max_position_embeddings", "max_encoder_position_embeddings", "n_positions", "max_seq_len")
+        names = (
+            "max_position_embeddings",
+            "max_encoder_position_embeddings",
+            "max_text_positions",
+            "n_positions",
+            "max_seq_len",
+        )
+        if self.model_type in _ENDLESS:
+            return 10**30
         count = next((self._number(config, name, 512) for name in names if config.get(name) is not None), 512)
         if self.model_type == "big_bird" and self.config.get("attention_type", "block_sparse") == "block_sparse":
             # Up to here transformers computes full attention, which is what is exported; beyond, sparse blocks.
@@ -192,6 +212,7 @@ class SourceModel:
         return self.json(name)
 
 
+_ENDLESS = ("vits",)  # each letter sees how far others are from it, and no place has a number
 _POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "ibert", "data2vec-text")
 
 
@@ -244,6 +265,7 @@ def tasks_for(source: SourceModel, task: str | None) -> tuple[str, ...]:
         SupportError: no task of satchel fits the architecture.
     """
     config = source.facts.config
+    task = task_name(task) if task is not None else None
     known = {name: task_class(name, config) for name in ([task] if task else list_tasks())}
     if task is None:
         if not source.architecture:

@@ -12,7 +12,7 @@ from .bundle import Bundle, open_bundle
 from .errors import UsageError
 from .manifest import Manifest, TaskEntry
 from .sessions import Session, SessionOptions, open_session
-from .tasks import Task, open_task
+from .tasks import Task, open_task, task_name
 
 __all__ = ["Predictor", "load"]
 
@@ -125,13 +125,13 @@ class Predictor:
     def open_task(self, name: str) -> Task:
         entry = self._entry(name)
         with self._lock:
-            if name not in self._tasks:
-                self._tasks[name] = open_task(entry, self.bundle)
-            return self._tasks[name]
+            if entry.name not in self._tasks:
+                self._tasks[entry.name] = open_task(entry, self.bundle)
+            return self._tasks[entry.name]
 
     def _entry(self, name: Optional[str]) -> TaskEntry:
         for entry in self.manifest.tasks:
-            if name is None or entry.name == name:
+            if name is None or entry.name == task_name(name):
                 return entry
         raise UsageError(
             f"Cannot serve {name!r} from the bundle {self.bundle.path}.",

@@ -80,12 +80,14 @@ class Run:
     samples: Mapping[int, np.ndarray] = field(compare=False, repr=False)  # seconds; in memory only
     shape: str = ""  # the one shape of inputs without a length: 224x224; latency is by its height
     writing: Optional[Writing] = None
+    spoken_s: Mapping[int, float] = field(default_factory=dict)  # of a task that speaks: seconds of sound, by tokens
 
     def to_plain(self) -> dict[str, Json]:
         """As JSON knows it, lengths as strings; without the single samples."""
         plain: dict[str, Json] = to_plain(dataclasses.replace(self, samples={}))
         del plain["samples"]
-        plain["latency"] = {str(tokens): each for tokens, each in plain["latency"].items()}
+        for name in ("latency", "spoken_s"):
+            plain[name] = {str(tokens): each for tokens, each in plain[name].items()}
         return plain
 
     @classmethod
@@ -97,6 +99,7 @@ class Run:
             "latency": latency,
             "throughput": Throughput(**plain["throughput"]),
             "cold": cold,
+            "spoken_s": {int(tokens): each for tokens, each in plain["spoken_s"].items()},
             "samples": {},
         }
         made["writing"] = Writing(**plain["writing"]) if plain["writing"] else None

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import struct
+import wave
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable, Union
@@ -21,7 +22,7 @@ import numpy as np
 from .errors import UsageError
 from .toolchain import need
 
-__all__ = ["Sound", "open_sound", "sound_of"]
+__all__ = ["Sound", "open_sound", "sound_of", "write_wav"]
 
 _CROSSINGS, _ROLLOFF = 6, 0.99
 _MAX_KERNEL = 2**23  # values: rates without a common measure, as 44099 and 16000, would take gigabytes
@@ -165,6 +166,16 @@ def sound_of(array: np.ndarray, rate: int) -> Sound:
         )
     whole = array.astype(np.float32, copy=False)
     return _with_samples(Sound(name, _rate(rate, name), len(whole), lambda start, stop: whole[start:stop]))
+
+
+def write_wav(path: Union[str, os.PathLike[str]], samples: np.ndarray, rate: int) -> None:
+    """One channel of float samples from -1 to 1, as a WAV file of 16 bits; what is louder is cut."""
+    whole = np.rint(np.clip(samples, -1.0, 1.0) * 32767).astype("<i2")
+    with open(path, "wb") as file, wave.open(file, "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(whole.tobytes())
 
 
 def _with_samples(sound: Sound) -> Sound:

@@ -12,7 +12,7 @@ import numpy as np
 
 from satchel_runtimes.golden import Answers
 from satchel_runtimes.parity import RAW, Limits, Record
-from satchel_runtimes.tasks.task import INDEPENDENT, NUMBER, VECTOR, WIDE
+from satchel_runtimes.tasks.task import INDEPENDENT, NUMBER, SOUND, VECTOR, WIDE
 
 __all__ = ["Agreement", "agreement"]
 
@@ -44,10 +44,15 @@ def agreement(reference: Sequence[Sample], answers: Sequence[Answers], limits: L
     if kinds & {*WIDE, INDEPENDENT}:
         same = sum(all(_decides_alike(expected, actual) for expected, actual in each) for each in pairs)
         found.append(Agreement("top answer" if kinds & {*WIDE} else "labels", same, of))
+    if SOUND in kinds:
+        sounds = [[(e, a) for e, a in each if e.kind == SOUND] for each in pairs]
+        same = sum(all(np.abs(_at(e, a) - e.values).mean() <= limits.sound_p95 for e, a in each) for each in sounds)
+        found.append(Agreement(f"sound within {limits.sound_p95:g} dB", same, of))
     if NUMBER in kinds:
         numbers = [each.values for records in reference for each in records.values() if each.kind == NUMBER]
         limit = limits.number_error * float(np.concatenate(numbers).std())
-        same = sum(all(float(np.abs(_at(e, a) - e.values).max()) <= limit for e, a in each) for each in pairs)
+        told = [[(e, a) for e, a in each if e.kind == NUMBER] for each in pairs]
+        same = sum(all(float(np.abs(_at(e, a) - e.values).max()) <= limit for e, a in each) for each in told)
         found.append(Agreement("number within its class", same, of))
     if VECTOR in kinds:
         near = _neighbours(pairs) if len(pairs) == of else None

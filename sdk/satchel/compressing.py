@@ -76,8 +76,7 @@ def with_compression(prepared: Prepared, reporter: Reporter) -> Prepared:
         room = Room(None, options.max_convert_memory_mb, options.max_convert_seconds)
         checkpoints = folder.with_name(f".{key}.training")
         folder = compress(source, task, wanted, rows, (), made, reporter.tell, reporter.cancel, room, checkpoints)
-    smaller = dataclasses.replace(find_source(folder), id=source.id, revision=source.revision)
-    smaller = dataclasses.replace(smaller, trust_remote_code=source.trust_remote_code)
+    smaller = dataclasses.replace(source, folder=folder, config=find_source(folder).config)
     return dataclasses.replace(prepared, source=smaller, original=source)
 
 

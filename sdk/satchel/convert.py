@@ -67,6 +67,8 @@ def convert(
     distill: str | None = None,
     recipe: str | Path | None = None,
     write_recipe: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    speaker: str | Path | None = None,
     progress: Callback | None = None,
     cancel: threading.Event | None = None,
 ) -> Path:
@@ -113,6 +115,9 @@ def convert(
         prune: what is removed before the export, on the train split of `data`: "vocabulary,ffn=0.5" (docs/pruning.md).
         distill: how the smaller model learns from the original: "layers=3,epochs=3" (docs/distillation.md).
         recipe: a TOML file with any of these by name. What is given here, and is not the default, goes before it.
+        vocoder: of a model that writes spectrograms (SpeechT5): a local Hugging Face folder or a Hub id; by default the folder
+            "vocoder" in the model's own.
+        speaker: a .npy file with the embedding of the speaker whose voice the bundle has where a caller names no other.
         write_recipe: a file for the recipe that makes this bundle again.
         progress: called with each piece of news, in this thread. Raising from it stops the conversion.
         cancel: an event that stops the conversion soon after it is set.
@@ -156,6 +161,8 @@ def convert(
         prune=prune,
         distill=distill,
         write_recipe=Path(write_recipe) if write_recipe else None,
+        vocoder=str(vocoder) if vocoder is not None else None,
+        speaker=Path(speaker) if speaker else None,
     )
     options = options_from(Path(recipe) if recipe else None, given_in(options))
     return run(options, progress=progress, cancel=cancel).bundle

@@ -14,7 +14,7 @@ from satchel_converters.process import HERE, Room
 from satchel_converters.source import SourceModel, find_source, tasks_for
 from satchel_device_profiles import DeviceProfile, load_profile
 from satchel_runtimes.errors import SatchelError, SupportError, ToolchainError, UsageError
-from satchel_runtimes.tasks import task_class
+from satchel_runtimes.tasks import Task, task_class
 from satchel_runtimes.toolchain import is_stub, stub_error
 
 from .data import Data, Labels, read_data, sample
@@ -22,6 +22,7 @@ from .gates import GATES, Budget
 from .held_out import hold_out
 from .inputs import read_inputs
 from .room import check_room, room_for
+from .voice import with_voice
 
 __all__ = ["AUTO", "Candidate", "Options", "Prepared", "prepare"]
 
@@ -75,6 +76,8 @@ class Options:
     distill: str | None = None
     held_out: bool = False  # judge on rows held out of training: a search must not see what its result is judged on
     write_recipe: Path | None = None
+    vocoder: str | None = None  # of a model that writes spectrograms: a folder or a Hub id
+    speaker: Path | None = None  # a file of numpy: the embedding of the voice that the bundle has
     sha256: Mapping[str, str] = field(default_factory=dict)  # what a recipe wants the model and the data to be
 
 
@@ -168,9 +171,10 @@ def prepare(options: Options) -> Prepared:
         )
     source = find_source(options.model, revision=options.revision, trust_remote_code=options.trust_remote_code)
     tasks = tasks_for(source, options.task)
-    generates = task_class(tasks[0], source.facts.config).generates
-    if source.convolutional or generates:
-        candidates = _candidates(options, profile, convolutional=source.convolutional, generates=generates)
+    main = task_class(tasks[0], source.facts.config)
+    source = with_voice(source, main, options.vocoder, options.speaker)
+    main.check_model(source.facts)
+    candidates = _candidates(options, profile, convolutional=source.convolutional, task=main)
     candidates = tuple(
         replace(each, plan=replace(each.plan, task=tasks[0])) if each.plan is not None else each for each in candidates
     )
@@ -223,9 +227,9 @@ def _data(options: Options, source: SourceModel, task: str) -> Data | None:
 
 
 def _candidates(
-    options: Options, profile: DeviceProfile, *, convolutional: bool = False, generates: bool = False
+    options: Options, profile: DeviceProfile, *, convolutional: bool = False, task: type[Task] = Task
 ) -> tuple[Candidate, ...]:
-    """Every format and scheme in the profile's order, or those that the options name."""
+    """Every format and scheme in the profile's order, or those that the options name; `task` is the main one, once it is known."""
     formats = _chosen((options.format,) if options.format else options.formats, profile.formats)
     named = (options.quantize,) if options.quantize and options.quantize != AUTO else tuple(options.schemes)
     wanted = _chosen(named, profile.schemes)
@@ -242,10 +246,10 @@ def _candidates(
         writer = _writer(name, profile)
         room, missing = _room(writer, options)
         missing = missing or (None if options.kit else _vendors_sdk_missing(writer, profile))
-        for scheme in wanted if named else writer.preferred(wanted, convolutional, generates):
+        for scheme in wanted if named else writer.preferred(wanted, convolutional, task.generates):
             made = Candidate(name, scheme, None, missing)
             if missing is None:
-                made = _candidate(writer, scheme, profile, options, generates=generates)
+                made = _candidate(writer, scheme, profile, options, task)
             found.append(dataclasses.replace(made, room=room))
     if all(each.problem for each in found):
         problem = found[0].problem
@@ -264,17 +268,21 @@ def _chosen(given: Sequence[str], profile: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _candidate(
-    writer: Format, scheme: str, profile: DeviceProfile, options: Options, *, generates: bool = False
-) -> Candidate:
+def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Options, task: type[Task]) -> Candidate:
     wanted = {"io": options.io_dtype}
-    if generates:
+    if task.generates:
         wanted["generates"] = "yes"
     for name in ("opset", "calibration_method", "min_cosine"):
         if getattr(options, name) is not None:
             wanted[name] = str(getattr(options, name))
     try:
-        if generates and not writer.caches:
+        if task.dynamic and writer.shapes != "dynamic":
+            raise SupportError(
+                f"Cannot convert a model for {task.name} to {writer.name}.",
+                why="its graphs have fixed sizes, and what pads a sound to one of them would be heard",
+                fix="convert to onnx or torchscript",
+            )
+        if task.generates and not writer.caches:
             raise SupportError(
                 f"Cannot convert what writes text to {writer.name}.",
                 why="its graphs keep no cache between calls yet",

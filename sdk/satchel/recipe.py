@@ -31,7 +31,8 @@ _DIGESTS = "sha256"  # the table that says what the files were when the recipe w
 # Where a run puts things and how it goes about it: a recipe may say so, but none is written with it.
 _OF_A_RUN = ("out", "report", "replace", "keep_failed", "cache", "max_convert_memory_mb", "max_convert_seconds")
 _NO_KEYS = ("formats", "schemes", "held_out", "write_recipe", "trust_remote_code")
-_PATHS = ("model", "device", "out", "report", "calibration", "data")
+_PATHS = ("model", "device", "out", "report", "calibration", "data", "vocoder", "speaker")
+_MODELS = ("model", "vocoder")  # a path, or an id on the Hub
 _DEFAULTS = {each.name: each.default for each in dataclasses.fields(Options)}
 _CHECKED = ("model", "data", "calibration")  # their content decides what is made
 
@@ -159,7 +160,7 @@ def _specified(name: str, value: object, key: str, file: Path) -> str:
 def _located(name: str, value: Any, folder: Path) -> Any:  # Any: a path, or a string that may be one
     """A path of the recipe's own folder. A model may be a Hub id and a device a name: those are no paths."""
     path = Path(value).expanduser()
-    if name == "model" and not ((folder / path).is_dir() or path.is_absolute() or str(value).startswith(".")):
+    if name in _MODELS and not ((folder / path).is_dir() or path.is_absolute() or str(value).startswith(".")):
         return value
     if name == "device" and path.suffix != ".toml":
         return value

@@ -53,6 +53,7 @@ _BY_MODEL_TYPE: dict[str, str] = {
     "tapas": ".tapas",
     "vilt": ".vilt",
     "vit_mae": ".vit_mae",
+    "vits": ".vits",
     "xlm": ".xlm",
     "xmod": ".xmod",
     "xlnet": ".xlnet",
@@ -67,6 +68,7 @@ _WRITING: dict[str, str] = {  # of models that write, where the task's own way i
     "idefics3": ".idefics3",
     "qwen2_vl": ".qwen2_vl",
     "smolvlm": ".idefics3",
+    "speecht5 text-to-speech": ".speecht5",
 }
 _BY_TASK: dict[str, str] = {  # of several graphs, or called in another way
     "image-text-retrieval": ".two_towers",
@@ -103,7 +105,12 @@ class Loaded:
         scalars = {name: float(value.detach()) for name, value in self.model.named_parameters() if value.numel() == 1}
         config = getattr(self.model, "generation_config", None)
         generation = {k: v for k, v in (config.to_dict() if config else {}).items() if v is not None}
-        return dataclasses.replace(self.processors.facts(max_length, bound), scalars=scalars, generation=generation)
+        return dataclasses.replace(
+            self.processors.facts(max_length, bound),
+            scalars=scalars,
+            generation=generation,
+            whole=self.model.config.to_dict(),
+        )
 
     @property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,11 @@ __all__ = [
     "capture",
     "check",
     "component_of",
+    "example_positions",
     "past",
+    "presents",
     "refused",
+    "with_cache",
 ]
 
 _LENGTH, _CAPACITY = 11, 16  # of the traced example; no size equal to another by accident
@@ -113,11 +116,10 @@ class Decoder(torch.nn.Module):
                 f"{type(self.model).__name__} with its cache",
                 f"{len(held.present)} of its {self.layers} layers asked for attention where transformers lets others in",
             )
-        presents = {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(KINDS, pair)}
         self.kept.places = None
         assert self.kept.states is not None  # the head ran
         more = {name: _at(each, logits_positions) for name, each in self.noted(held).items()}
-        return {"logits": logits, STATES: self.kept.states, **more, **presents}
+        return {"logits": logits, STATES: self.kept.states, **more, **presents(held)}
 
     def noted(self, held: Held) -> dict[str, torch.Tensor]:
         """What `more` names, [batch, tokens, size]."""
@@ -143,6 +145,11 @@ KINDS = ("key", "value")
 
 def past(layer: int, kind: str) -> str:
     return f"past_{kind}_{layer}"
+
+
+def presents(held: Held) -> dict[str, torch.Tensor]:
+    """The cache after a call, as outputs."""
+    return {_present(i, kind): each for i, pair in enumerate(held.present) for kind, each in zip(KINDS, pair)}
 
 
 def _present(layer: int, kind: str) -> str:
@@ -258,60 +265,88 @@ def component_of(
         windows: tokens that each layer sees; of those that see the last ones alone the cache has an axis of its own.
         beside: what each call is given too, with an example of two rows.
     """
-    module.eval()
     batch, sequence = Axis("batch"), Axis("sequence", maximum=loaded.source.facts.max_length)
-    kept, capacity, room = Axis("kept"), Axis(CAPACITY), Axis(WINDOW_CAPACITY)
+    kept = Axis("kept")
     reader = loaded.processors.by_name.get("tokenizer")  # none where tokens are colours
     seen = [each for each in windows if each is not None]
     if 2 * max(seen, default=0) >= (sequence.maximum or 0):  # a text never leaves as much behind
         seen = []
-    inputs = [
+    inputs = (
         Input("input_ids", "int64", (batch, sequence), float(reader.pad_token_id or 0) if reader else 0.0),
         Input(POSITIONS, "int64", (batch, sequence)),
         Input("logits_positions", "int64", (batch, kept)),
         *([Input(WINDOW_POSITIONS, "int64", (batch, sequence))] if seen else ()),
-        *(beside or {}),
-    ]
+    )
     head: Any = module.kept.head
     width, size = head.weight.shape
     sizes = {"logits": width, STATES: size, **module.more}
     outputs = [Output(each, "float32", (batch, kept, wide)) for each, wide in sizes.items()]
+    vocabulary = min(len(reader), width) if reader else width
+
+    def example(rows: int, length: int, kept: int) -> dict[str, torch.Tensor]:
+        made = _example(vocabulary, rows, length)
+        if kept:
+            made["logits_positions"] = made["logits_positions"][:, -kept:]
+        if seen:  # as of a text whose first tokens are left behind, where it has as many
+            made[WINDOW_POSITIONS] = made[POSITIONS] - made[POSITIONS][:, :1].clamp(max=_LEFT)
+        return made
+
+    return with_cache(
+        name, module, shapes, reference, inputs, outputs, example, beside or {}, windows if seen else ()
+    )
+
+
+def with_cache(
+    name: str,
+    module: torch.nn.Module,
+    shapes: Sequence[tuple[Shape, Shape]],
+    reference: torch.nn.Module,
+    inputs: Sequence[Input],
+    outputs: Sequence[Output],
+    example: Callable[[int, int, int], dict[str, torch.Tensor]],
+    beside: Mapping[Input, torch.Tensor],
+    windows: Sequence[int | None] = (),
+) -> Component:
+    """A graph with a cache of keys and values.
+
+    Args:
+        inputs, outputs: those of each call.
+        example: makes the inputs, for so many rows of such a length, of which so many are asked for; 0: all.
+        beside: other inputs, which are the same in each call, with an example of two rows.
+        windows: as of `component_of`, where a cache has an axis of its own for them.
+    """
+    batch, capacity, room = Axis("batch"), Axis(CAPACITY), Axis(WINDOW_CAPACITY)
     caches: list[Input] = []
+    states: list[Output] = []
     for layer, pair in enumerate(shapes):
         for kind, (heads, size) in zip(KINDS, pair, strict=True):
-            axes = (batch, heads, room if seen and windows[layer] is not None else capacity, size)
+            axes = (batch, heads, room if windows and windows[layer] is not None else capacity, size)
             caches.append(Input(past(layer, kind), "float32", axes))
-            outputs.append(Output(_present(layer, kind), "float32", axes, role="state"))
-    vocabulary = min(len(reader), width) if reader else width
+            states.append(Output(_present(layer, kind), "float32", axes, role="state"))
 
     def remade(rows: int, length: int, *, capacity: int = 0, kept: int = 0, **sizes: int) -> Mapping[str, torch.Tensor]:
         capacity = capacity or max(_CAPACITY, length + 6)
         sizes = {WINDOW_CAPACITY: capacity + 3, **sizes, CAPACITY: capacity}
         others = {}
-        for each, given in (beside or {}).items():
+        for each, given in beside.items():
             value = given[torch.arange(rows) % len(given)]
             for place, axis in enumerate(each.axes):
                 if isinstance(axis, Axis) and axis.name in sizes:
                     index = torch.arange(sizes[axis.name]) % value.shape[place]
                     value = value.index_select(place, index)
             others[each.name] = value
-        example = _example(vocabulary, rows, length)
-        if kept:
-            example["logits_positions"] = example["logits_positions"][:, -kept:]
-        if seen:  # as of a text whose first tokens are left behind, where it has as many
-            example[WINDOW_POSITIONS] = example[POSITIONS] - example[POSITIONS][:, :1].clamp(max=_LEFT)
-        return {**example, **others, **_cache(caches, {**sizes, "batch": rows})}
+        return {**example(rows, length, kept), **others, **_cache(caches, {**sizes, "batch": rows})}
 
     return Component(
         name,
-        module,
-        (*inputs, *caches),
-        tuple(outputs),
+        module.eval(),
+        (*inputs, *beside, *caches),
+        (*outputs, *states),
         remade(2, _LENGTH),
         reference=reference,
         remade=remade,
         state={past(i, kind): _present(i, kind) for i in range(len(shapes)) for kind in KINDS},
-        window=max(seen, default=None),
+        window=max((each for each in windows if each is not None), default=None),
     )
 
 
@@ -321,12 +356,16 @@ def _example(vocabulary: int, rows: int, length: int) -> dict[str, torch.Tensor]
     These are all that a decoder is called with.
     """
     ids = torch.arange(rows * length).reshape(rows, length) * 37 % max(vocabulary - 10, 1) + 5
-    first = torch.arange(rows) * 2 + 4 if length == 1 or rows == 1 else torch.zeros(rows, dtype=torch.int64)
     return {
         "input_ids": ids.clamp(max=vocabulary - 1),
-        POSITIONS: first[:, None] + torch.arange(length),
+        POSITIONS: example_positions(rows, length),
         "logits_positions": torch.arange(length).repeat(rows, 1),
     }
+
+
+def example_positions(rows: int, length: int) -> torch.Tensor:
+    first = torch.arange(rows) * 2 + 4 if length == 1 or rows == 1 else torch.zeros(rows, dtype=torch.int64)
+    return first[:, None] + torch.arange(length)
 
 
 def _cache(inputs: Sequence[Input], sizes: Mapping[str, int]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from ..errors import unknown_name
 from ..manifest import TaskEntry
 from .task import Files, Row, Task
 
-__all__ = ["Row", "Task", "list_tasks", "open_task", "task_class"]
+__all__ = ["Row", "Task", "list_tasks", "open_task", "task_class", "task_name"]
 
 _MODULES = {
     "audio-classification": ".audio_classification",
@@ -37,6 +37,7 @@ _MODULES = {
     "text-classification": ".text_classification",
     "text2text-generation": ".text2text_generation",
     "text-generation": ".text_generation",
+    "text-to-speech": ".text_to_speech",
     "time-series-forecasting": ".time_series_forecasting",
     "token-classification": ".token_classification",
     "translation": ".translation",
@@ -50,9 +51,16 @@ _MODULES = {
     "zero-shot-object-detection": ".zero_shot_object_detection",
 }
 
+_ALSO = {"text-to-audio": "text-to-speech"}  # what transformers calls a task too
+
 
 def list_tasks() -> tuple[str, ...]:
     return tuple(_MODULES)
+
+
+def task_name(name: str) -> str:
+    """The name that satchel has for a task."""
+    return _ALSO.get(name, name)
 
 
 def task_class(name: str, config: Optional[Mapping[str, Any]] = None) -> type[Task]:
@@ -61,6 +69,7 @@ def task_class(name: str, config: Optional[Mapping[str, Any]] = None) -> type[Ta
     Raises:
         UsageError: no task has this name.
     """
+    name = task_name(name)
     if name not in _MODULES:
         raise unknown_name("task", name, _MODULES)
     found: type[Task] = importlib.import_module(_MODULES[name], __name__).TASK

@@ -35,6 +35,7 @@ class RewritingTask(GenerativeTask):
 
     component = "decoder"
     options = {"decoder_input_ids": (), **OPTIONS}
+    begins = ("decoder_input_ids",)
     auto_model = "AutoModelForSeq2SeqLM"
     answer_key = "generated_text"
 
@@ -103,11 +104,11 @@ class RewritingTask(GenerativeTask):
     def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
         return answer if isinstance(answer, list) else [answer]
 
-    def begun(self, graphs: Mapping[str, Session], item: Input, options: Mapping[str, Any]) -> list[int]:
-        """The first tokens that some graphs write themselves, the likeliest each time."""
+    def begun(self, graphs: Mapping[str, Session], item: Input, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The first tokens, the likeliest each time."""
         chosen = self.check_options({**options, "max_new_tokens": STEPS, "num_beams": 1, "do_sample": False})
         prompts = self.prompts(graphs, [item], chosen)
-        return generate(graphs[self.component], prompts, chosen["config"])[0][0]
+        return {"decoder_input_ids": generate(graphs[self.component], prompts, chosen["config"])[0][0]}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """The encoder on so many tokens, and the first token of the answer."""

@@ -40,6 +40,7 @@ LABEL_COLUMNS = ("label", "labels", "category", "class")
 
 # How parity compares an array of what the user sees; see `satchel_runtimes.parity`.
 VECTOR, DISTRIBUTION, INDEPENDENT, NUMBER = "vector", "distribution", "independent", "number"
+SOUND = "sound"  # decibels by frame and band
 NEXT, LOSS = "next", "loss"  # of a language model: what may come next, and minus the logarithm of what came
 WIDE = (DISTRIBUTION, NEXT)  # those with a top answer
 
@@ -73,6 +74,8 @@ class ModelFacts:
     ctc: Mapping[str, Any] = field(default_factory=dict)  # how a tokenizer for CTC joins tokens; empty: it is another
     characters: Mapping[str, Any] = field(default_factory=dict)  # options of that step, without a tokenizer.json
     tokenizer_file: str = "tokenizer.json"  # or pieces.json, of a tokenizer that transformers has in Python alone
+    letters: Mapping[str, Any] = field(default_factory=dict)  # likewise, of the step "letters"
+    alphabet: str = ""  # small letters that a tokenizer of letters knows
     scalars: Mapping[str, float] = field(default_factory=dict)  # weights of one value, by name
     table: Mapping[str, Any] = field(
         default_factory=dict
@@ -83,6 +86,11 @@ class ModelFacts:
     added_tokens: Mapping[str, int] = field(default_factory=dict)  # what the tokenizer knows beside pieces of words
     font: bool = False  # whether the folder has one to draw questions with
     pad_id: int = 0
+    whole: Mapping[str, Any] = field(default_factory=dict)  # config.json with its class's defaults; of a loaded model
+    vocoder: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # config.json of the model that makes sound of spectrograms
+    voice: str = ""  # the file of the speaker whose voice is taken; empty: callers bring one
     separator_box: tuple[int, ...] = (1000,) * 4  # of a page's words: the box of the token that ends them
 
 
@@ -115,6 +123,10 @@ class Task(ABC):
     needs_input: ClassVar[bool] = True  # of a task that makes something of nothing too: None stands for nothing
     generates: ClassVar[bool] = False  # writes token by token, with a cache
     brief: ClassVar[Mapping[str, Any]] = {}  # options that end an answer as soon as one can: what is timed of it
+    speaks: ClassVar[bool] = False  # the answer is a sound
+    takes_voice: ClassVar[bool] = False  # a vocoder, and the embedding of a speaker
+    dynamic: ClassVar[bool] = False  # its graphs need axes of any size: what pads them would be seen, or heard
+    begins: ClassVar[tuple[str, ...]] = ()  # options of golden samples alone: what the model itself said, see `begun`
 
     # What the converter must know, as plain data.
     auto_model: ClassVar[str]  # the Auto class of transformers that brings the head; "architecture": its own class
@@ -151,6 +163,15 @@ class Task(ABC):
     def for_entry(cls, entry: TaskEntry) -> type[Task]:
         """The same, for a task of a bundle."""
         return cls
+
+    @classmethod
+    def check_model(cls, facts: ModelFacts) -> None:
+        """Before the long work, by config.json alone.
+
+        Raises:
+            SupportError: the task cannot be served for this model, whatever the format.
+            UsageError: something that goes with it was not named.
+        """
 
     @abstractmethod
     def __init__(self, entry: TaskEntry, files: Files) -> None:
@@ -258,6 +279,10 @@ class Task(ABC):
     ) -> Iterator[tuple[int, Tensors]]:
         """What the graphs answer to rows, as parity compares it."""
         return forward(graphs, rows, batch_size)
+
+    def begun(self, graphs: Mapping[str, Session], item: Input, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Options that fix, for every machine, what some graphs themselves choose about an input; `begins` names them."""
+        return {}
 
     def given(self, row: Row, graph: Graph) -> Tensors:
         """All inputs of the bare graph for one row."""

@@ -14,6 +14,7 @@ from ..errors import IntegrityError, SupportError, UsageError
 from ..manifest import Step, TaskEntry
 from ..toolchain import need
 from .characters import CharacterTokenizer
+from .letters import LetterTokenizer
 from .piece_tokenizer import PIECES_FILE, PieceTokenizer
 from .task import Files, Input, ModelFacts, Row, Task
 
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 POLICIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
+_STEPS = ("tokenize", "characters", "letters")  # those that turn text into ids; a bundle's task has one
 
 
 def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy: str = "longest_first") -> Step:
@@ -41,6 +43,8 @@ def tokenize_step(facts: ModelFacts, *, max_length: Optional[int] = None, policy
     cut = {"max_length": length, "truncation": policy, "side": facts.truncation_side, "clean_up": facts.clean_up_spaces}
     if facts.characters:
         return Step("characters", {**facts.characters, **cut})
+    if facts.letters:
+        return Step("letters", {**facts.letters, **cut})
     return Step("tokenize", {"file": facts.tokenizer_file, **cut})
 
 
@@ -57,7 +61,7 @@ class TextTask(Task):
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         self.entry_ = entry
         self._files = files
-        step = next((each for each in entry.preprocess if each.step in ("tokenize", "characters")), None)
+        step = next((each for each in entry.preprocess if each.step in _STEPS), None)
         if step is None:
             raise IntegrityError(
                 f"Cannot serve {entry.name} from {files.path}.",
@@ -66,7 +70,7 @@ class TextTask(Task):
             )
         self.max_length: int = step.options["max_length"]
         self._step = step
-        self._tokenizers: dict[bool, Any] = {}  # Any: of `tokenizers`, or a PlainTokenizer
+        self._tokenizers: dict[bool, Any] = {}  # Any: of `tokenizers`, or one in Python
         self._lock = threading.Lock()
         self.tokenizer = self._open(truncate=step.options["truncation"] != "do_not_truncate")
 
@@ -75,6 +79,8 @@ class TextTask(Task):
         none is changed after a thread could have seen it."""
         if self._step.step == "characters":
             return CharacterTokenizer(self._step.options, truncate=truncate)
+        if self._step.step == "letters":
+            return LetterTokenizer(self._step.options)
         if self._step.options["file"] == PIECES_FILE:
             return self._open_pieces(truncate=truncate)
         package = need("tokenizers", extra="text", to=f"serve {self.entry_.name}")

@@ -41,6 +41,10 @@ __all__ = ["convert", "show"]
 @click.option("--max-drop", type=float, help="Refuse (exit 11) what loses more points on the data, e.g. 1.0.")
 @click.option("--prune", help="Remove parts first, e.g. vocabulary,ffn=0.5 (docs/pruning.md); --data decides which.")
 @click.option("--distill", help="Learn from the original, e.g. layers=3,epochs=3 (docs/distillation.md).")
+@click.option("--vocoder", help="Of a model that writes spectrograms: a folder or a Hub id.")
+@click.option(
+    "--speaker", type=click.Path(path_type=Path), help="A .npy file: the voice that the bundle speaks with by default."
+)
 @click.option("--max-latency-ms", type=float, help="Refuse (exit 12) above this, at the longest measured input.")
 @click.option("--max-size-mb", type=float, help="Refuse (exit 13) a larger bundle, in MiB.")
 @click.option("--max-memory-mb", type=float, help="Refuse (exit 13) a higher peak of a fresh process, in MiB.")

@@ -15,7 +15,7 @@ import numpy as np
 from .forms import form_of, form_options
 from .show import as_json
 
-__all__ = ["PictureFiles", "option_of", "predict", "show_answer"]
+__all__ = ["option_of", "predict", "show_answer"]
 
 _BLOCK = 512  # inputs of a stream that are answered together
 _MANY = 16  # numbers in a list that nobody reads one by one
@@ -37,7 +37,9 @@ _MANY = 16  # numbers in a list that nobody reads one by one
 )
 @click.option("--allow-failed", is_flag=True, help="Load a bundle that its gates refused.")
 @click.option("--stream", is_flag=True, help="Show a text as it is written.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where pictures go: a file; further ones get numbers.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="Where pictures and sounds go: a file; further ones get numbers."
+)
 @click.option("--json", "json_", is_flag=True, help="One JSON value per line.")
 def predict(
     bundle: Path,
@@ -66,6 +68,7 @@ def predict(
     \b
     satchel predict mobilenet.satchel picture.jpg
     satchel predict minilm.satchel "Where is my order?" "My parcel is late."
+    satchel predict voice.satchel "Your order is on its way." -o order.wav
     satchel predict reviews.satchel --file reviews.txt --json > answers.jsonl
     satchel predict whisper.satchel meeting.wav --stream
     satchel predict imagegpt.satchel half.png --out whole.png
@@ -75,6 +78,7 @@ def predict(
     from satchel_runtimes.errors import UsageError
 
     from ..inputs import as_text, read_inputs
+    from .answer_files import AnswerFiles
 
     if inputs and file is not None:
         raise UsageError("Cannot take both inputs and --file.", why="one of them would be ignored", fix="leave one out")
@@ -103,10 +107,12 @@ def predict(
             for item in items:
                 _show_pieces(predictor.stream(item, **given), json_)
             return
-        pictures = PictureFiles(out)
-        while block := list(islice(items, _BLOCK)):
+        files = AnswerFiles(out)
+        # Sounds are large, and each is written before the next is made.
+        size = 1 if predictor.open_task(task or predictor.tasks[0]).speaks else _BLOCK
+        while block := list(islice(items, size)):
             for item, answer in zip(block, predictor.predict(block, **given), strict=True):
-                _show(item, pictures.written(answer), json_)
+                _show(item, files.written(answer), json_)
 
 
 def _show_pieces(pieces: Iterator[str], json_: bool) -> None:
@@ -115,40 +121,6 @@ def _show_pieces(pieces: Iterator[str], json_: bool) -> None:
         sys.stdout.flush()
     if not json_:
         click.echo()
-
-
-class PictureFiles:
-    """Where the pictures of answers go: the first into the file that was named, others beside it with a number."""
-
-    def __init__(self, out: Path | None) -> None:
-        self._out, self._count = out, 0
-
-    def written(self, answer: Any) -> Any:  # Any: of a task
-        """The answer with the name of its file in place of each picture.
-
-        Raises:
-            UsageError: there is no file to write it to, or none that it can be written to.
-        """
-        from satchel_runtimes.errors import UsageError
-
-        if isinstance(answer, dict):
-            return {name: self.written(value) for name, value in answer.items()}
-        if isinstance(answer, (list, tuple)):
-            return [self.written(each) for each in answer]
-        if not (hasattr(answer, "save") and hasattr(answer, "getpixel")):
-            return answer
-        if self._out is None:
-            raise UsageError(
-                "Cannot show a picture here.", why="the answer holds one", fix="name a file for it: --out picture.png"
-            )
-        self._count += 1
-        number = f"-{self._count}" if self._count > 1 else ""
-        file = self._out.with_name(f"{self._out.stem}{number}{self._out.suffix or '.png'}")
-        try:
-            answer.save(file)
-        except (OSError, ValueError) as error:  # a folder that is not there, or an ending that is no picture's
-            raise UsageError(f"Cannot write {file}.", why=str(error), fix="name a file that ends in .png") from None
-        return str(file)
 
 
 def _show(item: Any, answer: Any, json_: bool) -> None:
