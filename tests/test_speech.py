@@ -194,8 +194,9 @@ class TestAtOnce:
         count = len(letters()("no")["input_ids"])
 
         assert len(at_once.predict("no", durations=[2] * count)["audio"]) == 2 * count * 32
-        with pytest.raises(UsageError, match="one for each token"):
-            at_once.predict("no", durations=[2])
+        for wrong in ([2], [-1] * count, [0.5] * count, ["a"] * count, [[1], [1, 2]], 3):
+            with pytest.raises(UsageError, match="durations"):
+                at_once.predict("no", durations=wrong)
 
     def test_both_names_of_the_task_are_known(self, at_once: Predictor) -> None:
         assert at_once.predict("no", task="text-to-audio")["sampling_rate"] == 16000

@@ -105,7 +105,7 @@ class SpeakingTask(TextTask):
     def check_length(self, frames: int, hop: int) -> None:
         """Raises: UsageError for a sound without end, which would take all memory."""
         seconds = frames * hop / self.rate
-        if seconds > _LONGEST:
+        if not seconds <= _LONGEST:  # also of what is no number
             raise UsageError(
                 f"Cannot speak for {seconds:.0f} seconds.",
                 why=f"one text may take {_LONGEST}",

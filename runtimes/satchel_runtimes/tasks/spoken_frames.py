@@ -106,13 +106,13 @@ class SpokenFrames(SpeakingTask):
         return said, options
 
     def spoken_row(self, ids: np.ndarray, options: Mapping[str, Any]) -> Row:
-        steps = len(ids) / self.settings["frames"]
+        at_once = self.settings["frames"]
         wanted = _Wanted(
             dice(options["seed"]).get_state(),
             self._voice(options["speaker_embeddings"]),
             number(options, "threshold", 0.5, None),
-            int(steps * number(options, "minlenratio", 0.0, None)),
-            int(steps * number(options, "maxlenratio", 20.0, None)),
+            int(len(ids) * number(options, "minlenratio", 0.0, None) / at_once),
+            int(len(ids) * number(options, "maxlenratio", 20.0, None) / at_once),
         )
         # Parity tells rows apart by what they hold.
         told = {"speaker_embeddings": wanted.voice[0], "seed": np.array([options["seed"] or 0])}

@@ -17,7 +17,7 @@ from ..manifest import Graph, TaskEntry
 from ..sessions import Session, Tensors
 from .speaking import SpeakingTask, dice, field_of, heard, in_pieces, number
 from .spoken_frames import SpokenFrames
-from .task import NUMBER, SOUND, Files, ModelFacts, Row, Task
+from .task import NUMBER, SOUND, VECTOR, Files, ModelFacts, Row, Task
 
 __all__ = ["TASK"]
 
@@ -47,7 +47,7 @@ class TextToSpeech(SpeakingTask):
     config.json by default), `speaker_id` of a model of several voices, and `durations`, the frames that each token takes.
     """
 
-    judged = {"durations": NUMBER, "sound": SOUND}
+    judged = {"durations": VECTOR, "length": NUMBER, "sound": SOUND}
     auto_model = "AutoModelForTextToWaveform"
     architectures = ("VitsModel", "BarkModel")
     options = {
@@ -117,7 +117,7 @@ class TextToSpeech(SpeakingTask):
             raise UsageError(
                 f"Cannot speak as speaker {options['speaker_id']!r}.", why="the model has one voice", fix="leave it out"
             )
-        given = np.array(options["durations"], dtype=np.int64)
+        given = _frames_of(options["durations"])
         louder = number(options, "noise_scale", self.settings["noise_scale"], None)
         return Row(tensors, len(ids), _Wanted(random.get_state(), rate, louder, given), component="encoder")
 
@@ -152,7 +152,9 @@ class TextToSpeech(SpeakingTask):
             yield place, {"durations": durations, "waveform": self._decoded(graphs, latents[:_JUDGED], row)}
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
-        return {"durations": outputs["durations"], "sound": heard(outputs["waveform"], self.rate)}
+        durations = outputs["durations"]
+        # One letter a little longer is not heard; a rhythm is, and a tempo.
+        return {"durations": durations, "length": durations.sum(), "sound": heard(outputs["waveform"], self.rate)}
 
     def given(self, row: Row, graph: Graph) -> Tensors:
         return {spec.name: row.tensors[spec.name][None] for spec in graph.inputs}
@@ -174,10 +176,10 @@ class TextToSpeech(SpeakingTask):
     def _frames(self, durations: np.ndarray, row: Row) -> np.ndarray:
         """How often each token is repeated."""
         given = row.extra.durations
-        if len(given) and (len(given) != len(durations) or given.min() < 0):
+        if len(given) and len(given) != len(durations):
             raise UsageError(
                 "Cannot speak with these durations.",
-                why=f"there are {len(given)}, the text has {len(durations)} tokens, and none is below 0",
+                why=f"there are {len(given)}, and the text has {len(durations)} tokens",
                 fix="give one for each token, or leave them out",
             )
         frames: np.ndarray = given if len(given) else np.ceil(durations * np.float32(1.0 / row.extra.rate))
@@ -202,6 +204,19 @@ class TextToSpeech(SpeakingTask):
         given = {"latents": latents[None], **{name: value[None] for name, value in row.tensors.items()}}
         sound: np.ndarray = session.run({spec.name: given[spec.name] for spec in session.inputs})["waveform"][0]
         return sound
+
+
+def _frames_of(given: Any) -> np.ndarray:
+    """Raises: UsageError for what is no list of whole numbers from 0 up."""
+    listed = isinstance(given, (list, tuple, np.ndarray))
+    if not listed or not all(isinstance(each, (int, np.integer)) and each >= 0 for each in given):
+        raise UsageError(
+            f"Cannot speak with the durations {str(given)[:40]}.",
+            why="they are the frames of each token, whole numbers from 0 up",
+            fix="give one for each token, or leave them out",
+        )
+    found: np.ndarray = np.array(given, dtype=np.int64)
+    return found
 
 
 TASK: type[Task] = TextToSpeech
