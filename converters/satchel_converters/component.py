@@ -65,6 +65,8 @@ class Component:
         default_factory=dict
     )  # each input that is cache -> the output that it comes out as
     window: int | None = None  # tokens that the layers see whose cache lies along an axis of its own
+    # The same for formats of fixed sizes, with inputs that mark what is padding; None: this one stands padding as it is.
+    fixed: Component | None = None
 
 
 def specs(values: tuple[Input, ...] | tuple[Output, ...]) -> tuple[TensorSpec, ...]:

@@ -134,7 +134,7 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
     """
     graphs: list[Graph] = []
     known: dict[str, int] = {}  # sizes of what one component hands to another
-    for component in components:
+    for component in [each.fixed or each for each in components]:
         file = f"{component.name}.tflite"
         cached = bool(component.state)
         shapes = cache_shapes(component, plan.longest, known) if cached else static_shapes(component, plan.buckets)

@@ -276,11 +276,11 @@ def _candidate(writer: Format, scheme: str, profile: DeviceProfile, options: Opt
         if getattr(options, name) is not None:
             wanted[name] = str(getattr(options, name))
     try:
-        if task.dynamic and writer.shapes != "dynamic":
+        if writer.name in task.cannot:
             raise SupportError(
                 f"Cannot convert a model for {task.name} to {writer.name}.",
-                why="its graphs have fixed sizes, and what pads a sound to one of them would be heard",
-                fix="convert to onnx or torchscript",
+                why=task.cannot[writer.name],
+                fix="convert to onnx",
             )
         if task.generates and not writer.caches:
             raise SupportError(

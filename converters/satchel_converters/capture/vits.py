@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["capture", "drawn"]
 
 _LENGTH, _FRAMES = 11, 23  # of the traced examples
+_LETTERS, _SOUNDING = (128, 512), (128, 512)  # tokens and frames of formats with fixed sizes
 
 
 def capture(loaded: Loaded) -> tuple[Component, ...]:
@@ -32,45 +33,46 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     for module in model.modules():
         _settle(module)
     generator = torch.Generator().manual_seed(0)
-    batch, sequence, frames = Axis("batch"), Axis("sequence"), Axis("frames")
-    size, vocabulary = model.config.flow_size, model.config.vocab_size
-    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) * 37 % vocabulary
+    size, config = model.config.flow_size, model.config
+    batch, sequence, frames = Axis("batch"), Axis("sequence", buckets=_LETTERS), Axis("frames", buckets=_SOUNDING)
+    ids = torch.arange(2 * _LENGTH).reshape(2, _LENGTH) * 37 % config.vocab_size
     inputs = {
         Input("input_ids", "int64", (batch, sequence)): ids,
         Input("duration_noise", "float32", (batch, sequence, 2)): torch.randn((*ids.shape, 2), generator=generator),
     }
-    speaker = {}
-    if model.config.num_speakers > 1:
-        speaker[Input("speaker_id", "int64", (batch,))] = torch.tensor([0, model.config.num_speakers - 1])
     latents = {Input("latents", "float32", (batch, frames, size)): torch.randn((2, _FRAMES, size), generator=generator)}
+    speaker = {}
+    if config.num_speakers > 1:
+        speaker[Input("speaker_id", "int64", (batch,))] = torch.tensor([0, config.num_speakers - 1])
+    letters = {Input("attention_mask", "int64", (batch, sequence)): torch.ones_like(ids)}
+    sounding = {Input("frames_mask", "float32", (batch, frames)): torch.ones(2, _FRAMES)}
     of_letters = [Output(name, "float32", (batch, sequence, size)) for name in ("prior_means", "prior_log_variances")]
+    durations = Output("durations", "float32", (batch, sequence))
+    waveform = Output("waveform", "float32", (batch, Axis("samples")))
     return (
         _component(
-            "encoder",
-            _Encoder(model),
-            _OwnEncoder(loaded.model),
-            {**inputs, **speaker},
-            (*of_letters, Output("durations", "float32", (batch, sequence))),
+            "encoder", (_Encoder(model), _OwnEncoder(loaded.model)), inputs, letters, speaker, *of_letters, durations
         ),
-        _component(
-            "decoder",
-            _Decoder(model),
-            _Decoder(loaded.model),
-            {**latents, **speaker},
-            (Output("waveform", "float32", (batch, Axis("samples"))),),
-        ),
+        _component("decoder", (_Decoder(model), _Decoder(loaded.model)), latents, sounding, speaker, waveform),
     )
 
 
 def _component(
     name: str,
-    module: torch.nn.Module,
-    reference: torch.nn.Module,
+    modules: tuple[torch.nn.Module, torch.nn.Module],
     inputs: Mapping[Input, torch.Tensor],
-    outputs: tuple[Output, ...],
+    masks: Mapping[Input, torch.Tensor],
+    speaker: Mapping[Input, torch.Tensor],
+    *outputs: Output,
 ) -> Component:
-    example = {spec.name: made for spec, made in inputs.items()}
-    return Component(name, module.eval(), tuple(inputs), outputs, example, reference=reference.eval())
+    """The graph without masks, since texts are spoken one by one; and with them where padding fills a fixed size."""
+
+    def made(given: Mapping[Input, torch.Tensor], fixed: Component | None = None) -> Component:
+        example = {spec.name: each for spec, each in given.items()}
+        module, reference = (each.eval() for each in modules)
+        return Component(name, module, tuple(given), outputs, example, reference=reference, fixed=fixed)
+
+    return made({**inputs, **speaker}, made({**inputs, **masks, **speaker}))
 
 
 def _settle(module: torch.nn.Module) -> None:
@@ -91,10 +93,14 @@ class _Encoder(torch.nn.Module):
         self.model, self.config = model, model.config
 
     def forward(
-        self, input_ids: torch.Tensor, duration_noise: torch.Tensor, speaker_id: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        duration_noise: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        speaker_id: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        there = torch.ones_like(input_ids).unsqueeze(-1).to(torch.float32)
-        found = self.read(input_ids, there)
+        there = (torch.ones_like(input_ids) if attention_mask is None else attention_mask)[..., None].to(torch.float32)
+        found = self.read(input_ids, there, attention_mask is not None)
         voice = _voice(self.model, speaker_id)
         states, there = found.last_hidden_state.transpose(1, 2), there.transpose(1, 2)
         predictor = self.model.duration_predictor
@@ -109,12 +115,13 @@ class _Encoder(torch.nn.Module):
             "durations": torch.exp(lasting).squeeze(1),
         }
 
-    def read(self, input_ids: torch.Tensor, there: torch.Tensor) -> Any:
-        """The text encoder without a mask, whose making depends on the length."""
+    def read(self, input_ids: torch.Tensor, there: torch.Tensor, padded: bool) -> Any:
+        """The text encoder without transformers' mask, whose making depends on the length."""
         encoder: Any = self.model.text_encoder
         states = encoder.embed_tokens(input_ids) * math.sqrt(self.config.hidden_size)
+        bias = (1.0 - there[:, None].transpose(2, 3)) * torch.finfo(torch.float32).min if padded else None
         for layer in encoder.encoder.layers:
-            (states,) = layer(states, there)
+            (states,) = layer(states, there, attention_mask=bias)
         means, variances = torch.split(
             encoder.project(states.transpose(1, 2)).transpose(1, 2), self.config.flow_size, 2
         )
@@ -140,7 +147,7 @@ class _Found:
 class _OwnEncoder(_Encoder):
     """By the checkpoint's own code."""
 
-    def read(self, input_ids: torch.Tensor, there: torch.Tensor) -> Any:
+    def read(self, input_ids: torch.Tensor, there: torch.Tensor, padded: bool) -> Any:
         return self.model.text_encoder(input_ids=input_ids, padding_mask=there, return_dict=True)
 
     def drawn(self, predictor: Any, states: torch.Tensor, there: torch.Tensor, voice: Any, noise: torch.Tensor) -> Any:
@@ -153,11 +160,34 @@ class _Decoder(torch.nn.Module):
         super().__init__()
         self.model, self.config = model, model.config
 
-    def forward(self, latents: torch.Tensor, speaker_id: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+    def forward(
+        self, latents: torch.Tensor, frames_mask: torch.Tensor | None = None, speaker_id: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         voice = _voice(self.model, speaker_id)
-        there = torch.ones_like(latents[:, :, :1]).transpose(1, 2)
+        there = (torch.ones_like(latents[:, :, 0]) if frames_mask is None else frames_mask)[:, None]
         frames = self.model.flow(latents.transpose(1, 2), there, voice, reverse=True)
-        return {"waveform": self.model.decoder(frames, voice).squeeze(1)}
+        with contextlib.nullcontext() if frames_mask is None else _unheard(self.model.decoder, there):
+            return {"waveform": self.model.decoder(frames, voice).squeeze(1)}
+
+
+@contextlib.contextmanager
+def _unheard(generator: torch.nn.Module, there: torch.Tensor) -> Iterator[None]:
+    """Every convolution sees zeros where there is no sound, as it does at the end of a sound alone."""
+
+    def cut(module: torch.nn.Module, args: Any) -> tuple[torch.Tensor]:
+        (values,) = args
+        samples = values.shape[-1] // there.shape[-1]
+        mask = there[..., None].expand(-1, -1, -1, samples).reshape(there.shape[0], 1, values.shape[-1])
+        return (values * mask,)
+
+    kinds = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
+    convolutions = [each for each in generator.modules() if isinstance(each, kinds) and each.kernel_size[0] > 1]
+    hooks = [each.register_forward_pre_hook(cut) for each in convolutions]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _voice(model: Any, speaker_id: torch.Tensor | None) -> torch.Tensor | None:
@@ -176,7 +206,9 @@ def drawn(durations: torch.Tensor, frames: torch.Tensor | None = None) -> Iterat
         yield
 
 
-def _attention(self: Any, hidden_states: torch.Tensor, *others: Any, **more: Any) -> tuple[torch.Tensor, None]:
+def _attention(
+    self: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any
+) -> tuple[torch.Tensor, None]:
     """VitsAttention.forward: relative positions by index, where transformers pads, reshapes and cuts to the length of the trace."""
     batch, length, _ = hidden_states.shape
 
@@ -186,6 +218,8 @@ def _attention(self: Any, hidden_states: torch.Tensor, *others: Any, **more: Any
     query = heads(self.q_proj(hidden_states) * self.scaling)
     key, value = heads(self.k_proj(hidden_states)), heads(self.v_proj(hidden_states))
     scores = torch.matmul(query, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
     if not self.window_size:
         result = torch.matmul(torch.softmax(scores, dim=-1), value)
         return self.out_proj(result.transpose(1, 2).reshape(batch, length, self.embed_dim)), None

@@ -56,6 +56,11 @@ class BucketSession:
             raise UsageError("Cannot say what runs.", why="the session was closed", fix="load the bundle again")
         return self._used()
 
+    @property
+    def largest(self) -> Mapping[str, int]:
+        """The largest sizes of the axes that were compiled; none of a graph that takes any."""
+        return self._buckets[-1].axes if self._buckets else {}
+
     def new_state(self, batch: int = 1, capacity: int = 0) -> None:
         return None
 

@@ -38,7 +38,6 @@ class SpeakingTask(TextTask):
     name = "text-to-speech"
     outputs = ("waveform",)
     speaks = True
-    dynamic = True
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
         super().__init__(entry, files)
@@ -102,7 +101,7 @@ class SpeakingTask(TextTask):
     def answer(self, item: Input, rows: Sequence[Row], scores: Any, options: Mapping[str, Any]) -> Answer:
         raise NotImplementedError  # `run` speaks
 
-    def check_length(self, frames: int, hop: int) -> None:
+    def check_length(self, frames: float, hop: int) -> None:
         """Raises: UsageError for a sound without end, which would take all memory."""
         seconds = frames * hop / self.rate
         if not seconds <= _LONGEST:  # also of what is no number
@@ -137,12 +136,17 @@ def heard(samples: np.ndarray, rate: int) -> np.ndarray:
     return loud
 
 
-def in_pieces(run: Run, frames: np.ndarray, context: int, hop: int) -> np.ndarray:
-    """The sound of frames [frames, size] in constant memory: each piece with as many neighbours as it hears."""
-    count = len(frames)
+def in_pieces(session: Session, run: Run, frames: np.ndarray, context: int, hop: int) -> np.ndarray:
+    """The sound of frames [frames, size] in constant memory: each piece with as many neighbours as it hears.
+
+    Args:
+        session: of the graph that `run` runs; one of fixed sizes takes smaller pieces.
+    """
+    count, most = len(frames), getattr(session, "largest", {}).get("frames", 0)
+    size = min(_PIECE, max(most - 2 * context, 1)) if most else _PIECE
     parts = []
-    for start in range(0, count, _PIECE):
-        first, last, end = max(start - context, 0), min(start + _PIECE + context, count), min(start + _PIECE, count)
+    for start in range(0, count, size):
+        first, last, end = max(start - context, 0), min(start + size + context, count), min(start + size, count)
         made = run(frames[first:last])
         parts.append(made[(start - first) * hop : (end - first) * hop])
     whole: np.ndarray = np.concatenate(parts) if len(parts) > 1 else parts[0]

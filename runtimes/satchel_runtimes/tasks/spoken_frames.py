@@ -45,6 +45,10 @@ class SpokenFrames(SpeakingTask):
     architectures = ("SpeechT5ForTextToSpeech",)
     options = {"seed": 0, "speaker_embeddings": None, "threshold": 0.5, "minlenratio": 0.0, "maxlenratio": 20.0}
     takes_voice = True
+    cannot = {
+        "neuron": "its graphs keep no cache between calls",
+        "tflite": "a decoder in LiteRT reads tokens here, and this one reads the frames that it wrote",
+    }
 
     @classmethod
     def check_model(cls, facts: ModelFacts) -> None:
@@ -139,9 +143,8 @@ class SpokenFrames(SpeakingTask):
                 break
             self.check_length(step * self.settings["frames"], self.settings["hop"])
         whole: np.ndarray = np.concatenate(frames)
-        return in_pieces(
-            lambda part: self._sounding(graphs, part), whole, self.settings["context"], self.settings["hop"]
-        )
+        context, hop = self.settings["context"], self.settings["hop"]
+        return in_pieces(graphs["vocoder"], lambda part: self._sounding(graphs, part), whole, context, hop)
 
     def forward(
         self, graphs: Mapping[str, Session], rows: Sequence[Row], batch_size: int
@@ -175,11 +178,10 @@ class SpokenFrames(SpeakingTask):
         random, settings, decoder = dice(0), self.settings, graphs["decoder"]
         random.set_state(wanted.state)
         encoded = graphs["encoder"].run({"input_ids": row.tensors["input_ids"][None]})
-        cache = decoder.new_state(1, min(_CAPACITY, settings["longest"]))
+        cache: Any = decoder.new_state(1, min(_CAPACITY, settings["longest"]))  # Any: the engine's own
         last: np.ndarray = np.zeros((1, 1, settings["bins"]), np.float32)
         for step in range(settings["longest"]):
-            if hasattr(cache, "hold"):
-                cache.hold(step + 1)
+            cache.hold(step + 1)
             kept = random.random_sample((1, 1, settings["dropped"])) < settings["kept"]
             given = {
                 "input_values": last,

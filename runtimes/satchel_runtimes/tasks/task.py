@@ -125,7 +125,7 @@ class Task(ABC):
     brief: ClassVar[Mapping[str, Any]] = {}  # options that end an answer as soon as one can: what is timed of it
     speaks: ClassVar[bool] = False  # the answer is a sound
     takes_voice: ClassVar[bool] = False  # a vocoder, and the embedding of a speaker
-    dynamic: ClassVar[bool] = False  # its graphs need axes of any size: what pads them would be seen, or heard
+    cannot: ClassVar[Mapping[str, str]] = {}  # format -> why its engine does not serve the task
     begins: ClassVar[tuple[str, ...]] = ()  # options of golden samples alone: what the model itself said, see `begun`
 
     # What the converter must know, as plain data.

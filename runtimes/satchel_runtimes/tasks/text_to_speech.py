@@ -59,6 +59,7 @@ class TextToSpeech(SpeakingTask):
         "durations": (),
     }
     begins = ("durations",)
+    cannot = {"neuron": "its lengths are numbers of tokens, and a sound has frames"}
 
     @classmethod
     def for_model(cls, config: Mapping[str, Any]) -> type[Task]:
@@ -110,7 +111,7 @@ class TextToSpeech(SpeakingTask):
         scale = number(options, "noise_scale_duration", self.settings["noise_scale_duration"], None)
         rate = number(options, "speaking_rate", self.settings["speaking_rate"])
         noise = random.standard_normal((len(ids), 2)).astype(np.float32) * np.float32(scale)
-        tensors = {"input_ids": ids, "duration_noise": noise}
+        tensors = {"input_ids": ids, "duration_noise": noise, "attention_mask": np.ones_like(ids)}
         if self._speakers:
             tensors["speaker_id"] = np.array(self._speaker(options["speaker_id"]), dtype=np.int64)
         elif options["speaker_id"] is not None:
@@ -133,10 +134,8 @@ class TextToSpeech(SpeakingTask):
 
     def speak(self, graphs: Mapping[str, Session], row: Row, options: Mapping[str, Any]) -> np.ndarray:
         latents, _ = self._latents(graphs, row)
-        sound = in_pieces(
-            lambda part: self._decoded(graphs, part, row), latents, self.settings["context"], self.settings["hop"]
-        )
-        return sound
+        context, hop = self.settings["context"], self.settings["hop"]
+        return in_pieces(graphs["decoder"], lambda part: self._decoded(graphs, part, row), latents, context, hop)
 
     def begun(self, graphs: Mapping[str, Session], item: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """How long the model's own letters are: parity compares sounds of the same length."""
@@ -201,9 +200,10 @@ class TextToSpeech(SpeakingTask):
 
     def _decoded(self, graphs: Mapping[str, Session], latents: np.ndarray, row: Row) -> np.ndarray:
         session = graphs["decoder"]
-        given = {"latents": latents[None], **{name: value[None] for name, value in row.tensors.items()}}
+        there: np.ndarray = np.ones((1, len(latents)), np.float32)
+        given = {"latents": latents[None], "frames_mask": there, **{n: each[None] for n, each in row.tensors.items()}}
         sound: np.ndarray = session.run({spec.name: given[spec.name] for spec in session.inputs})["waveform"][0]
-        return sound
+        return sound[: len(latents) * self.settings["hop"]]
 
 
 def _frames_of(given: Any) -> np.ndarray:
