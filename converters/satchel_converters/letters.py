@@ -32,6 +32,8 @@ def letters_of(tokenizer: Any) -> dict[str, Any]:  # Any: classes of transformer
     blank = tokenizer.decoder.get(0)
     if tokenizer.add_blank and blank is None:
         raise _refused("its tokenizer puts token 0 between letters, and has none", "take all files of the checkpoint")
+    if not alphabet_of(tokenizer):
+        raise _refused("its vocabulary has no single letters", "take a checkpoint that reads letters")
     code = tokenizer.convert_tokens_to_ids
     return {
         "vocabulary": dict(tokenizer.encoder),
