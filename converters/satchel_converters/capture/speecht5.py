@@ -73,10 +73,10 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
 
 def vocoder_of(source: SourceModel) -> SpeechT5HifiGan:
     """Raises: SupportError, IntegrityError where its weights and its config.json do not fit each other."""
+    load: Any = SpeechT5HifiGan.from_pretrained  # Any: what it gives depends on what it is told
+    told = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, "dtype": "float32"}
     try:
-        model, info = SpeechT5HifiGan.from_pretrained(
-            source.folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="float32"
-        )
+        model, info = load(source.folder, **told)
     except (ValueError, OSError, RuntimeError) as error:
         raise SupportError(
             f"Cannot load the vocoder {source.id}.",
@@ -237,7 +237,8 @@ class _OwnDecoder(torch.nn.Module):
             first, count = int(position_ids[row, 0]), position_ids.shape[1]
             across = DynamicCache()
             for i in range(self.config.decoder_layers):
-                across.update(*(others[cross(i, kind)][row : row + 1] for kind in KINDS), i)
+                key, value = (others[cross(i, kind)][row : row + 1] for kind in KINDS)
+                across.update(key, value, i)
             # Frames before are in the cache; here they stand for their number alone.
             frames = torch.nn.functional.pad(input_values[row : row + 1], (0, 0, first, 0))
             with kept_frames(torch.nn.functional.pad(kept[row], (0, 0, first, 0)), self.config):

@@ -230,4 +230,5 @@ def voice_of(given: Any, size: int) -> np.ndarray:
             why=f"their shape is {list(found.shape)}, the model takes [{size}] or [1, {size}] finite numbers",
             fix="take the x-vector of one speaker, such as a row of the data set Matthijs/cmu-arctic-xvectors",
         )
-    return np.ascontiguousarray(found.reshape(1, size))
+    voice: np.ndarray = np.ascontiguousarray(found.reshape(1, size))
+    return voice
