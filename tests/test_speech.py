@@ -384,16 +384,18 @@ class TestConversion:
         with load(made, threads=1) as opened:
             assert np.array_equal(opened.predict("no", **options)["audio"], by_frames.predict("no", **SPOKEN)["audio"])
 
-    @pytest.mark.parametrize(("format", "device"), [("tflite", DEVICE), ("neuron", "inf2")])
-    def test_formats_of_fixed_sizes_refuse_before_the_work(
-        self, singing: Path, format: str, device: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("model", "format", "why"),
+        [("spelling", "tflite", "reads the frames"), ("spelling", "neuron", "cache"), ("singing", "neuron", "frames")],
+    )
+    def test_formats_that_cannot_refuse_before_the_work(
+        self, request: pytest.FixtureRequest, model: str, format: str, why: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(attempt, "stage_for", lambda *_, **__: pytest.fail("the long work was begun"))
+        kit = {"kit": True, "prefer": "latency", "quantize": None, "device": "inf2"} if format == "neuron" else {}
 
-        kit = {"kit": True, "prefer": "latency", "quantize": None} if format == "neuron" else {}
-
-        with pytest.raises(SupportError, match="would be heard") as error:
-            converted(singing, format=format, device=device, **kit)
+        with pytest.raises(SupportError, match=why) as error:
+            converted(request.getfixturevalue(model), format=format, **kit)
 
         assert error.value.exit_code == 14
 
