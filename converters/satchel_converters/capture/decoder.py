@@ -291,9 +291,7 @@ def component_of(
             made[WINDOW_POSITIONS] = made[POSITIONS] - made[POSITIONS][:, :1].clamp(max=_LEFT)
         return made
 
-    return with_cache(
-        name, module, shapes, reference, inputs, outputs, example, beside or {}, windows if seen else ()
-    )
+    return with_cache(name, module, shapes, reference, inputs, outputs, example, beside or {}, windows if seen else ())
 
 
 def with_cache(

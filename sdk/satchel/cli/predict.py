@@ -38,7 +38,10 @@ _MANY = 16  # numbers in a list that nobody reads one by one
 @click.option("--allow-failed", is_flag=True, help="Load a bundle that its gates refused.")
 @click.option("--stream", is_flag=True, help="Show a text as it is written.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), help="Where pictures and sounds go: a file; further ones get numbers."
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where pictures and sounds go: a file; further ones get numbers.",
 )
 @click.option("--json", "json_", is_flag=True, help="One JSON value per line.")
 def predict(
