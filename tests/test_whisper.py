@@ -36,7 +36,7 @@ from satchel_runtimes.manifest import Step
 from satchel_runtimes.sound import open_sound
 from satchel_runtimes.tasks.marked_times import Marks, cut
 from satchel_runtimes.tasks.spoken_languages import CODES, NAMES
-from satchel_runtimes.tasks.spoken_words import QUERIES, token_times, words_of
+from satchel_runtimes.tasks.spoken_words import QUERIES, _turns, token_times, words_of
 from satchel_runtimes.tasks.task import ModelFacts
 from satchel_runtimes.tasks.tried_again import packed
 from satchel_runtimes.tasks.whisper import Whisper
@@ -480,7 +480,9 @@ def test_the_way_through_time_is_that_of_transformers(sizes: tuple[int, int, int
     tokens, frames = _dynamic_time_warping(-matrix.double().numpy())
     wanted = frames[np.pad(np.diff(tokens), (1, 0), constant_values=1).astype(bool)]
 
-    np.testing.assert_array_equal(token_times(weights, 7), wanted)
+    np.testing.assert_array_equal(_turns(-matrix.double().numpy()), wanted)
+    if sizes[1] != 2:  # of two tokens each is as far from their mean, and float32's last digit decides
+        np.testing.assert_array_equal(token_times(weights, 7), wanted)
 
 
 def test_languages_have_the_names_of_transformers() -> None:
