@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satchel_runtimes.errors import SupportError, UsageError
-from satchel_runtimes.manifest import Engine, Graph
+from satchel_runtimes.manifest import Engine, Graph, TensorSpec
 from satchel_runtimes.sessions import Session
 from satchel_runtimes.sessions.onnx import session_of
 from satchel_runtimes.toolchain import need
@@ -200,13 +200,11 @@ def _as_stored(model: onnx.ModelProto, graph: Graph) -> Graph:
 
     caches = {each.name for each in model.graph.input if each.type.tensor_type.elem_type == onnx.TensorProto.INT8}
     caches |= {output for name, output in graph.state.items() if name in caches}
-    sides = {
-        side: tuple(
-            dataclasses.replace(spec, dtype="int8") if spec.name in caches else spec for spec in getattr(graph, side)
-        )
-        for side in ("inputs", "outputs")
-    }
-    return dataclasses.replace(graph, **sides)
+
+    def stored(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        return tuple(dataclasses.replace(spec, dtype="int8") if spec.name in caches else spec for spec in specs)
+
+    return dataclasses.replace(graph, inputs=stored(graph.inputs), outputs=stored(graph.outputs))
 
 
 FORMAT = Format(
