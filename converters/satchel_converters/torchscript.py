@@ -134,7 +134,9 @@ def export(components: Sequence[Component], plan: Plan, out: Path) -> Artifact:
                 )
         given, answered = specs(component.inputs), specs(component.outputs)
         state = dict(component.state)
-        graphs.append(Graph(component.name, file, given, answered, bind=dict(bind), state=state))
+        graphs.append(
+            Graph(component.name, file, given, answered, bind=dict(bind), state=state, window=component.window)
+        )
     return Artifact(out, tuple(graphs), tuple(graph.file for graph in graphs))
 
 
