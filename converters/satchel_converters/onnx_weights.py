@@ -115,5 +115,5 @@ def _let_go(maps: Sequence[mmap.mmap]) -> None:
 def _give_back() -> None:
     """glibc keeps what was freed between two things that are in use; others do not."""
     libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
-    if hasattr(libc, "malloc_trim"):
+    if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
