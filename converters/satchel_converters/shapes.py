@@ -202,10 +202,10 @@ def difference(
         made.append((inputs, [expected[output.name].numpy() for output in judged]))
         del expected
     worst = 0.0
-    for inputs, answers in made:
-        found = run({name: value.numpy() for name, value in inputs.items()})
+    for given, answers in made:
+        found = run({name: value.numpy() for name, value in given.items()})
         for output, answer in zip(judged, answers, strict=True):
-            worst = max(worst, _relative(answer, found[output.name], inputs.get(output.mask or "")))
+            worst = max(worst, _relative(answer, found[output.name], given.get(output.mask or "")))
     return worst
 
 

@@ -353,8 +353,8 @@ class _OneByOne(_WriterReference):
 
     def logits(self, input_ids: torch.Tensor, cache: Any, others: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found, states = [], []
-        for token in input_ids.split(1, dim=1):
-            found.append(super().logits(token, cache, others))
+        for place in range(input_ids.shape[1]):
+            found.append(super().logits(input_ids[:, place : place + 1], cache, others))
             states.append(self.states[:, 0])  # of the first of its streams
         self.states = torch.cat(states, dim=1)
         return torch.cat(found, dim=1)

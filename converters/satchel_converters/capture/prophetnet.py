@@ -104,7 +104,8 @@ def _bias(self: Any, states: torch.Tensor, distances: torch.Tensor) -> torch.Ten
     )
     table = self.relative_pos_embeddings(states).reshape(batch, length, self.num_buckets, self.num_attn_heads)
     index = buckets.long()[:, None].expand(batch, self.num_attn_heads, length, places)
-    return table.permute(0, 3, 1, 2).gather(3, index)
+    added: torch.Tensor = table.permute(0, 3, 1, 2).gather(3, index)
+    return added
 
 
 def _across(
