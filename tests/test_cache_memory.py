@@ -61,8 +61,9 @@ def test_memory_grows_by_the_tokens_that_are_written_and_no_more(session: Sessio
         texts.step(np.array([token % 200 + 5]))
 
     grown = held() - before
-    # 24 MiB of keys and values, in pages of 4 KiB of each head and layer; the engine's own arrays grow by a token's scores.
-    assert 0.9 * 1024 * TOKEN < grown < 1.1 * 1024 * TOKEN + 2**20
+    # 24 MiB of keys and values, in pages of 4 KiB of each head and layer; the engine's own arrays grow by a token's scores, and the
+    # heap of a process that ran other tests by a few MiB more. Pages of 2 MiB, or a copy, would be several times as much.
+    assert 0.9 * 1024 * TOKEN < grown < 1.3 * 1024 * TOKEN
 
 
 def test_nothing_is_copied_to_add_a_token(session: Session) -> None:

@@ -222,7 +222,13 @@ class TestTrouble:
     def test_an_interrupted_measurement_ends_there_too(self, board: Board, bundle: Path) -> None:
         command = [sys.executable, "-m", "satchel", "bench", str(bundle), "--on", board.target, "--sustain", "5"]
         process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=dict(os.environ)
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env=dict(os.environ),
+            # A process that a shell starts behind its back ignores interrupts, and its children would.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509  # no threads yet
         )
         assert process.stderr is not None  # it is piped
         for line in process.stderr:

@@ -94,8 +94,11 @@ def assisted(
     while True:
         read = int(texts.lengths[0])
         guesses, chances = _NONE if not read else guesser.guess(ids, min(longest - len(ids) - 1, texts.back or longest))
+        ends = np.flatnonzero(np.isin(guesses, config.eos_token_id))
+        guesses = guesses[: ends[0] + 1] if len(ends) else guesses
         unread = ids[read:] if read else prompt.read
         logits = texts.outputs([np.append(unread, guesses)], len(ids) - read - 1)["logits"][0]
+        logits = logits[:-1] if len(ends) else logits  # nothing comes behind the end, and a form would allow nothing
         came, taken = _confirmed(ids, guesses, chances, logits, rules, config.do_sample, random)
         if len(guesses):
             guesser.told(taken, len(guesses))
@@ -117,9 +120,10 @@ def _confirmed(
     sampled: bool,
     random: np.random.Generator,
 ) -> tuple[list[int], int]:
-    """The tokens that come, the last of them the model's own, and how many of the guesses are among them."""
+    """The tokens that come, and how many of the guesses are among them. Logits are one more than guesses, and the last token is
+    then the model's own; or as many, where nothing comes behind the last guess."""
     came: list[int] = []
-    for place in range(len(guesses) + 1):
+    for place in range(len(logits)):
         scores = apply(rules, np.append(ids, came).astype(np.int64), logits[place])
         guess = int(guesses[place]) if place < len(guesses) else None
         if sampled and guess is not None and chances is not None:
