@@ -122,7 +122,7 @@ def watched(command: Sequence[str], *, every: float = 0.1) -> tuple[subprocess.C
         assert process.stderr is not None  # PIPE above
         for line in process.stderr:
             said.append(line)
-            word = line.strip().partition(" ")[0]
+            word = line.strip().partition(" ")[0].rstrip(":")
             usage.stage = word if word.isalpha() else usage.stage
 
     reader = threading.Thread(target=read, daemon=True)
