@@ -21,6 +21,7 @@ from satchel_runtimes.manifest import Graph
 from satchel_runtimes.sessions import Session
 from satchel_runtimes.sessions.onnx import session_of
 
+ROOT = Path(__file__).parents[1]
 LAYERS, HEADS, SIZE = 6, 8, 64
 TOKEN = LAYERS * 2 * HEADS * SIZE * 4  # bytes of each: 24 KiB
 MOST = 3072
@@ -35,12 +36,7 @@ import onnxruntime
 
 from satchel_runtimes.generation import Texts
 from satchel_runtimes.sessions.onnx import session_of
-
-
-def held():
-    text = Path("/proc/self/smaps_rollup").read_text()
-    return int(text.split("Anonymous:")[1].split()[0]) * 1024
-
+from tests.memory import held
 
 folder, most = Path(sys.argv[1]), int(sys.argv[2])
 graph = pickle.loads((folder / "graph.pickle").read_bytes())
@@ -86,7 +82,7 @@ def test_a_cache_is_as_large_as_its_tokens(session: Session) -> None:
 def test_memory_grows_by_the_tokens_that_are_written_and_no_more(session: Session, folder: Path) -> None:
     command = [sys.executable, "-c", GROWS, str(folder), str(MOST)]
 
-    grown = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
 
     # 24 MiB of keys and values, in pages of 4 KiB of each head and layer; the engine's own arrays grow by a token's scores.
     assert 0.9 * 1024 * TOKEN < grown < 1.1 * 1024 * TOKEN + 2**20

@@ -16,7 +16,7 @@ from satchel_runtimes import Predictor, load
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.generation import Texts
 
-from .test_cache_memory import held
+from .memory import held
 
 # Shorter than a piece of a prompt, of just one, of one and a rest, and of several and a single token.
 LENGTHS = (1, 9, 32, 40, 65, 150)
