@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +73,10 @@ def with_beginnings(
     every machine."""
     graphs = torch_graphs(loaded, components)
     made = []
-    for item in items:
-        begun = tasks[item.task].begun(graphs, item.input, item.options)
-        made.append(GoldenItem(item.task, item.input, {**item.options, **begun}))
+    with _one_thread():
+        for item in items:
+            begun = tasks[item.task].begun(graphs, item.input, item.options)
+            made.append(GoldenItem(item.task, item.input, {**item.options, **begun}))
     return made
 
 
@@ -93,11 +95,18 @@ def reference_answers(
     for name in loaded.processors.by_name:  # the model sees the same rows as the artifact, so parity would not tell
         _CHECKS[name](loaded, tasks, items)
     graphs = torch_graphs(loaded, components)
-    # One thread: a short text gains nothing from two, and the sum's order stays the same from run to run.
+    with _one_thread():
+        return run_items(tasks, graphs, items, on_sample=on_sample)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A short text gains nothing from two, which wait for each other where the machine has other work, and the sum's order stays the
+    same from run to run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return run_items(tasks, graphs, items, on_sample=on_sample)
+        yield
     finally:
         torch.set_num_threads(threads)
 

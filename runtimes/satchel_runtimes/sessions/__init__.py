@@ -17,6 +17,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import SupportError, UsageError
 from ..manifest import Graph, TensorSpec
+from .huge_pages import collapse_beside
 
 __all__ = ["Session", "SessionOptions", "Tensors", "Used", "open_session"]
 
@@ -104,6 +105,8 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], options: SessionOpti
         )
     threads = options.threads or _preferred(bundle.manifest.target.threads)
     session: Session = module.open_session(bundle, graphs, dataclasses.replace(options, threads=threads))
+    if any(graph.state for graph in graphs):
+        collapse_beside()
     return session
 
 
