@@ -25,7 +25,7 @@ from satchel_runtimes.sound import open_sound
 from setting import MADE, ROOT, Figure, arguments, figure_of, run, tell
 
 RATE = 16000
-SCHEMES = ("fp32", "int8-weights")
+SCHEMES = ("fp32", "int8-weights", "int8-mixed")
 EVERY = 4  # of the prompts, one in so many
 TIMED = 12  # prompts of a round
 MINUTES = (2, 10)  # of the long sounds

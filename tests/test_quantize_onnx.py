@@ -268,6 +268,14 @@ class TestMixed:
         assert kept[0] < kept[1]
         assert [node.op_type for node in made.graph.node].count("MatMulNBits") == kept[1]
 
+    def test_what_writes_keeps_float_activations_in_every_layer_and_needs_no_samples(
+        self, model: onnx.ModelProto
+    ) -> None:
+        made = quantize(model, Wanted(plan("int8-mixed"), (), "decoder", quiet, writes=True))
+
+        products = [node.op_type for node in made.graph.node if node.op_type.startswith("MatMul")]
+        assert products == ["MatMulNBits"] * 2
+
 
 def test_int4_products_have_four_bits_in_blocks_of_32(model: onnx.ModelProto, tmp_path: Path) -> None:
     _, made = apply(model, tmp_path, "int4-weights", samples(20))

@@ -167,7 +167,7 @@ def apply(twin: Artifact, plan: Plan, out: Path, calibration: Calibration, tell:
     for graph in twin.graphs:
         # Before the graph: a language model writes them, and is in memory while it does.
         samples = tuple(calibration(graph.component)) if plan.scheme.calibrated else ()
-        wanted = Wanted(plan, samples, graph.component, tell)
+        wanted = Wanted(plan, samples, graph.component, tell, writes=bool(graph.state))
         apart = plan.scheme.name in BY_PARTS and is_large(twin.folder, graph)
         with spilling(out, apart):
             model = quantize(open_graph(twin.folder, graph, apart), wanted)

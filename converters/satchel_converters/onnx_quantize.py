@@ -60,6 +60,7 @@ class Wanted:
     samples: Samples  # of this component, at batch 1; none where only another component has samples
     component: str
     tell: Tell
+    writes: bool = False  # it has a cache, and what it writes is read by itself
     notes: dict[str, Any] = field(default_factory=dict)  # filled by the scheme; Any: JSON
 
     @property
@@ -111,7 +112,10 @@ def _int8_static(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
 
 def _int8_mixed(model: onnx.ModelProto, wanted: Wanted) -> onnx.ModelProto:
     """int8, with the layers that it hurts most in a better precision: int8 weights in blocks with float activations, which
-    is faster and smaller than float32, or float32 where the layer is a convolution."""
+    is faster and smaller than float32, or float32 where the layer is a convolution. What writes has those in every layer: it reads
+    one token at a time, which is as fast, and its own errors again."""
+    if wanted.writes:
+        return _int8_weights(model, wanted)
     _check_samples(wanted)
     chosen = wanted.samples[:: max(1, len(wanted.samples) // _SCORED)][:_SCORED]
     expected = _answers(model, chosen)

@@ -30,7 +30,7 @@ _SMALL = 128  # rows of a matrix that LAPACK factors and inverts as it is
 _CUTS = np.linspace(1, 0.6, 10, dtype=np.float32)  # of a block's range, what its levels may span
 _LEVELS4 = 15
 _HARM = 2.5e-3  # of a product's mean square: what loses more keeps eight bits, while that is
-_SPARED = 0.25  # of the weights at most
+_SPARED = 0.125  # of the weights at most
 _TINY = np.finfo(np.float32).tiny
 
 # From rows of weights, how loud each row's channel is, and which columns these are, to a scale and zero point for each column.
@@ -73,12 +73,12 @@ def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, kept
     """Make the products of the places MatMulNBits on 16 levels, with a scale and a zero point for each block of rows of a column.
     They are written here, since a quantizer would look for another grid in what was rounded.
 
-    Returns the names of those that stay as they are, because they would lose too much: at most a quarter of the weights, not
-    counting those that are `kept` in any case.
+    Returns the names of those that stay as they are, because they would lose too much: those that lose most first, at most an
+    eighth of the weights, not counting those that are `kept` in any case.
     """
     counted = [node for name, node in weighted(model).items() if name not in kept]
     room = _SPARED * sum(array_of(model, node.input[1]).size for node in counted)
-    spared: list[str] = []
+    harmed: list[tuple[float, int, onnx.NodeProto]] = []
     for names, weights, moments in _matrices(model, places):
         rows = len(weights)
         short = -rows % block  # rows of nothing, which come out as nothing
@@ -90,14 +90,19 @@ def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, kept
         places_of = order[::block] // block  # the blocks in the order in which they were rounded
         scale, zero = np.empty_like(made.scale), np.empty(made.zero.shape, np.uint8)
         scale[places_of], zero[places_of] = made.scale, made.zero
-        lost = _lost(weights, _Rounded(levels, scale, zero, block).values, moments)
-        parts = [_parted(model, names, each) for each in (levels, scale, zero, lost)]
+        losses = _lost(weights, _Rounded(levels, scale, zero, block).values, moments)
+        parts = [_parted(model, names, each) for each in (levels, scale, zero, losses)]
         for (name, own), (_, s), (_, z), (_, part) in zip(*parts, strict=True):
-            if part[0].sum() > _HARM * part[1].sum() and own.size <= room:
-                spared.append(name)
-                room -= own.size
-            else:
-                _write(model, name, rows, block, own, s, z)
+            lost = float(part[0].sum() / part[1].sum())
+            before = _write(model, name, rows, block, own, s, z)
+            if lost > _HARM:
+                harmed.append((lost, own.size, before))
+    spared = []
+    for _, size, before in sorted(harmed, key=lambda each: -each[0]):
+        if size <= room:
+            room -= size
+            _node_of(model, before.name).CopyFrom(before)
+            spared.append(before.name)
     _sweep(model)
     return spared
 
@@ -168,12 +173,14 @@ def _write(
     levels: np.ndarray,
     scale: np.ndarray,
     zero: np.ndarray,
-) -> None:
+) -> onnx.NodeProto:
     """One product in the layout of MatMulNBits: a column's blocks one after the other, two levels in a byte, the first low.
-    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits"""
-    from onnx import helper
+    https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.MatMulNBits
+    Returns the node as it was; its weights stay in the graph until `_sweep`."""
+    from onnx import NodeProto, helper
 
-    node = next(each for each in model.graph.node if each.name == name)
+    node, before = _node_of(model, name), NodeProto()
+    before.CopyFrom(node)
     columns = levels.shape[1]
     pairs = levels.T.reshape(columns, -1, block // 2, 2)
     zeros = np.pad(zero.T, ((0, 0), (0, len(zero) % 2))).reshape(columns, -1, 2)
@@ -189,6 +196,11 @@ def _write(
     node.CopyFrom(
         helper.make_node("MatMulNBits", inputs, list(node.output), name=name, domain="com.microsoft", **sizes)
     )
+    return before
+
+
+def _node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(each for each in model.graph.node if each.name == name)
 
 
 def _sweep(model: onnx.ModelProto) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from ..errors import IntegrityError, UsageError
-from ..manifest import Graph, TaskEntry
+from ..manifest import TaskEntry
 from ..sessions import Session, Tensors
 from .speaking import VOICE_FILE, SpeakingTask, dice, field_of, heard, in_pieces, number
 from .task import INDEPENDENT, SOUND, Files, ModelFacts, Row
@@ -158,9 +158,6 @@ class SpokenFrames(SpeakingTask):
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
         return {"stop": outputs["stop"], "sound": heard(outputs["waveform"], self.rate)}
-
-    def given(self, row: Row, graph: Graph) -> Tensors:
-        return {spec.name: row.tensors[spec.name][None] for spec in graph.inputs}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """The encoder on so many tokens, and the first of the sound."""

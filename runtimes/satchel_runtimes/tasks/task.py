@@ -285,8 +285,8 @@ class Task(ABC):
         return {}
 
     def given(self, row: Row, graph: Graph) -> Tensors:
-        """All inputs of the bare graph for one row."""
-        return {name: array[None] for name, array in row.tensors.items()}
+        """All inputs of the bare graph for one row, which may hold what another component reads."""
+        return {spec.name: row.tensors[spec.name][None] for spec in graph.inputs}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         """What is measured: a run of each graph on its row, one after the other.

@@ -13,7 +13,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..errors import SupportError, UsageError
-from ..manifest import Graph, TaskEntry
+from ..manifest import TaskEntry
 from ..sessions import Session, Tensors
 from .speaking import SpeakingTask, dice, field_of, heard, in_pieces, number
 from .spoken_frames import SpokenFrames
@@ -154,9 +154,6 @@ class TextToSpeech(SpeakingTask):
         durations = outputs["durations"]
         # One letter a little longer is not heard; a rhythm is, and a tempo.
         return {"durations": durations, "length": durations.sum(), "sound": heard(outputs["waveform"], self.rate)}
-
-    def given(self, row: Row, graph: Graph) -> Tensors:
-        return {spec.name: row.tensors[spec.name][None] for spec in graph.inputs}
 
     def call(self, graphs: Mapping[str, Session], rows: Mapping[str, Row], tokens: int) -> Callable[[], object]:
         row = next(iter(rows.values()))
