@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi test-py39 lint format wheels benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-large   convert a model of a billion parameters, and watch the memory (10 GB of it, 20 GB of disk, an hour)"
 	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
+	@echo "make test-pi      the thin wheel and the agent in an emulated aarch64 Python (150 MB are fetched once; three minutes)"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff format the code"
 	@echo "make wheels       build both wheels into dist/"
@@ -51,7 +52,7 @@ matrix: install
 	$(BIN)/python -m benchmarks.matrix
 
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not large"
+	$(BIN)/python -m pytest -m "slow and not large and not pi"
 
 test-large: install
 	$(BIN)/python -m pytest -m large -rs -s tests/test_large_models.py
@@ -74,6 +75,10 @@ test-inf1: install $(INF1)/installed
 # On an instance, in the environment of the vendor's packages with satchel and pytest in it: make test-neuron PYTHON=python3.11
 test-neuron:
 	$(PYTHON) -m pytest -m neuron -rs tests/test_neuron.py
+
+# A Raspberry Pi's Python and engines by emulation; skipped in words where that cannot be, as without a network.
+test-pi: install
+	$(BIN)/python -m pytest -m pi -rs tests/test_emulated_pi.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -105,6 +105,18 @@ class TestPage:
 
         assert re.search(r'class="lead refused">[^<]*computes something else', page)
 
+    def test_times_of_an_emulated_device_are_not_held_against_others(self, result: dict[str, Any]) -> None:
+        slow = other(result, 0.01, on="ssh://pi")  # the fastest, if it counted
+        slow["run"]["machine"]["emulated"] = "qemu-aarch64"
+
+        page, text = page_of([result, slow]), markdown_of([result, slow])
+
+        assert "ssh://pi (emulated)" in page and "ssh://pi (emulated)" in text
+        assert f"on {result['on']}: " in text.splitlines()[0]
+        assert "All were emulated" in markdown_of([slow]) and "Latency by length" not in page_of([slow])
+        (verdict, *_) = regressions([result | {"on": "ssh://pi"}], [slow])
+        assert not verdict.slower and "stood for the processor" in verdict.words
+
     def test_what_the_device_allows_is_drawn_where_its_profile_knows(self, result: dict[str, Any]) -> None:
         board = other(result, 1.0)
         board["run"]["machine"]["machine"] = "aarch64"  # the bundle is for a raspberry-pi-5, whose peaks are known

@@ -95,6 +95,9 @@ def _unlike(first: Mapping[str, Json], second: Mapping[str, Json]) -> str:
     for name in ("processor", "machine", "cores"):
         if first["machine"][name] != second["machine"][name]:
             return f"the machines differ: {name} {first['machine'][name]} and {second['machine'][name]}"
+    for run in (first, second):
+        if run["machine"].get("emulated"):
+            return f"{run['machine']['emulated']} stood for the processor, and its times are no device's"
     for name in ("threads", "task"):
         if first[name] != second[name]:
             return f"the {name} differ: {first[name]} and {second[name]}"

@@ -161,7 +161,18 @@ def machine() -> dict[str, object]:
         "memory_bytes": _memory_bytes(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
+        "emulated": _emulator(),
     }
+
+
+def _emulator() -> Optional[str]:
+    """What stands for the processor, by whose times nothing may be judged; None on a real one."""
+    try:
+        # qemu answers for /proc/self/exe, and not for the same of a thread.
+        program = Path(os.readlink(f"/proc/self/task/{os.getpid()}/exe")).name
+    except OSError:
+        return None
+    return program if program.startswith("qemu-") else None
 
 
 def _cpu() -> tuple[Optional[str], list[str]]:

@@ -23,7 +23,7 @@ from .drawing import (
 )
 from .roofline import floor_ms
 
-__all__ = ["charts_of"]
+__all__ = ["charts_of", "emulated"]
 
 Json = Any  # a run file's results
 
@@ -33,20 +33,28 @@ _MB = 2**20
 
 
 def charts_of(results: Sequence[Json]) -> list[Chart]:
-    """Those that there is something to show of."""
+    """Those that there is something to show of. Times of emulated runs would stand beside real ones, so they are left out."""
     matplotlib = need_charts()
     numbered = list(enumerate(results, 1))
+    timed = [(number, each) for number, each in numbered if not emulated(each)]
     charts: list[Chart] = []
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
-        charts.append(_latency(numbered))
+        if timed:
+            charts.append(_latency(timed))
         charts.append(_memory(numbered))
-        if any(each.get("sustained") for each in results):
-            charts.append(_sustained(numbered))
-        if any(_accuracy(each) is not None for each in results):
-            charts.append(_pareto(numbered))
-        if any(_floors(each) for each in results):
-            charts.append(_roofline(numbered))
+        if any(each.get("sustained") for _, each in timed):
+            charts.append(_sustained(timed))
+        if any(_accuracy(each) is not None for _, each in timed):
+            charts.append(_pareto(timed))
+        if any(_floors(each) for _, each in timed):
+            charts.append(_roofline(timed))
     return charts
+
+
+def emulated(row: Json) -> str | None:
+    """What stood for the processor of a run; None where it was a real one."""
+    found: str | None = row["run"]["machine"].get("emulated")
+    return found
 
 
 def _style(number: int) -> dict[str, Any]:

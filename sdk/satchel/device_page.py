@@ -8,7 +8,7 @@ from typing import Any
 
 from satchel_runtimes.errors import UsageError
 
-from .device_charts import charts_of
+from .device_charts import charts_of, emulated
 from .page import charts_section, facts, page
 
 __all__ = ["markdown_of", "page_of"]
@@ -40,6 +40,7 @@ _READING = {
     "cold": "a fresh process from its start to its exit, with one answer; the median.",
     "peak": "the most memory that a fresh process held, Python and the engine included.",
     "minute": "median of the first and of the last minute of the load.",
+    "emulated": "another processor computed what this one would: its answers count, and its times are no device's.",
     "verdicts": "what the gates said where the bundle was built.",
 }
 
@@ -90,7 +91,10 @@ def _lead(results: Sequence[Json]) -> str:
     wrong = [each for each in results if each["replay"]["finding"] != "same"]
     if wrong:
         return f"{wrong[0]['bundle']['name']} on {wrong[0]['on']}: {wrong[0]['replay']['says']}"
-    fastest = min(results, key=_shortest)
+    real = [each for each in results if not emulated(each)]
+    if not real:
+        return "Every run computes what its build machine did. All were emulated: their times are no device's."
+    fastest = min(real, key=_shortest)
     about = fastest["bundle"]
     words = f"{about['format']} {about['scheme']} on {fastest['on']}"
     return (
@@ -129,7 +133,7 @@ def _table(results: Sequence[Json]) -> tuple[list[str], list[list[Cell]]]:
         run, about = each["run"], each["bundle"]
         cold, writing, load = run["cold"], run.get("writing"), each.get("sustained")
         row: list[Cell] = [(str(number), number)]
-        row += [(str(each_), None) for each_ in (about["name"], about["format"], about["scheme"], each["on"])]
+        row += [(str(each_), None) for each_ in (about["name"], about["format"], about["scheme"], _on(each))]
         row.append((each["replay"]["finding"], None))
         row += [_latency(run["latency"].get(str(tokens))) for tokens in lengths]
         row += [_number(writing and writing["per_second"], 1)] if writes else []
@@ -214,12 +218,17 @@ def _devices(results: Sequence[Json]) -> list[tuple[str, Json]]:
     return [(", ".join(numbers[on]), each) for on, each in first.items()]
 
 
+def _on(row: Json) -> str:
+    """The place, and in brackets what its figures must not be taken for."""
+    return f"{row['on']} (emulated)" if emulated(row) else str(row["on"])
+
+
 def _machine(row: Json) -> str:
     about = row["run"]["machine"]
     memory = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
     board = row["device"]["machine"].get("model")
     processor = board or about["processor"] or about["machine"]
-    return f"{row['on']}: {processor}, {about['cores']} cores{memory}, {row['run']['engine']}, {about['system']}"
+    return f"{_on(row)}: {processor}, {about['cores']} cores{memory}, {row['run']['engine']}, {about['system']}"
 
 
 def _device(number: str, row: Json) -> str:
@@ -227,9 +236,10 @@ def _device(number: str, row: Json) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run["versions"].items()) if version)
     throttled = sensors.get("throttled")
     return facts(
-        f"Run {number}: {row['on']}",
+        f"Run {number}: {_on(row)}",
         {
             "machine": _machine(row).partition(": ")[2],
+            "emulated": f"by {emulated(row)}; its times are no device's" if emulated(row) else "",
             "threads": run["threads"] or "the engine's choice",
             "load": f"{run['load_before'][:1] or ''} before, {run['load_after'][:1] or ''} after"
             if run["load_before"]

@@ -98,9 +98,11 @@ def try_candidate(
 
 def stands_for(profile: DeviceProfile) -> tuple[bool, bool]:
     """Whether this machine can judge a profile's absolute figures, and its ratios."""
-    kind = machine_kind()
+    kind, about = machine_kind(), machine()
+    if about["emulated"]:
+        return False, False
     absolute = profile.generic and profile.kind == kind
-    flags = set(machine()["instruction_sets"])  # type: ignore[call-overload]  # a list of strings
+    flags = set(about["instruction_sets"])  # type: ignore[call-overload]  # a list of strings
     alike = profile.kind == kind and profile.instruction_sets is not None and set(profile.instruction_sets) <= flags
     return absolute, absolute or alike
 

@@ -129,7 +129,10 @@ def _of_devices(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     if not results:
         return []
     rows = [
-        ("on", *(each["on"] for each in results)),
+        (
+            "on",
+            *(each["on"] + (" (emulated)" if each["run"]["machine"].get("emulated") else "") for each in results),
+        ),
         ("golden samples", *(each["replay"]["finding"] for each in results)),
     ]
     if any("sustained" in each for each in results):
