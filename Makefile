@@ -90,7 +90,10 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The page that measures in a browser goes along where it was built (make web).
 wheels: install
+	rm -rf benchmarks/satchel_benchmarks/page
+	if [ -f runtimes/web/dist/bench/index.html ]; then cp -R runtimes/web/dist/bench benchmarks/satchel_benchmarks/page; fi
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist .
 	$(BIN)/python -m build --no-isolation --wheel --outdir dist runtimes
 
@@ -112,5 +115,5 @@ benchmarks: install
 	$(BIN)/python benchmarks/tiny_conversion.py
 
 clean:
-	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache build dist benchmarks/satchel_benchmarks/page .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from satchel_runtimes.errors import UsageError
 from satchel_runtimes.measure import FEWEST, Latency, Ratio, ratio
-from satchel_runtimes.run import Cold, Json, Run, Writing
+from satchel_runtimes.run import Cold, Json, Run, Throughput, Writing
 
 __all__ = ["Comparison", "Regression", "compare", "regressions", "table"]
 
@@ -130,13 +130,15 @@ def table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         rows.append((f"{tokens} tokens, seconds for one of sound", *(_real_time_words(run, tokens) for run in runs)))
     if first:
         rows.append(("tokens/s behind it", *(_writing_words(run.writing) for run in runs)))
-    listed = [(run.throughput, f"{run.throughput.low:.3g} to {run.throughput.high:.3g}") for run in runs]
-    rows.append(
-        ("inputs/s of a list", *(f"{each.per_second:.3g} ({spread}); list of {each.inputs}" for each, spread in listed))
-    )
+    rows.append(("inputs/s of a list", *(_list_words(run.throughput) for run in runs)))
     colds = [run.cold for run in runs]
     rows.append(("cold start, s", *(_cold_words(each) for each in colds)))
-    rows.append(("peak memory, MiB", *(f"{each.peak_rss_bytes / _MB:.0f}" if each else "–" for each in colds)))
+    rows.append(
+        (
+            "peak memory, MiB",
+            *(f"{each.peak_rss_bytes / _MB:.0f}" if each and each.peak_rss_bytes else "–" for each in colds),
+        )
+    )
     rows.append(("size, MiB", *(f"{run.size_bytes / _MB:.1f}" for run in runs)))
     rows.append(("threads", *(str(run.threads or "the engine's choice") for run in runs)))
     rows.append(("engine", *(run.engine for run in runs)))
@@ -148,6 +150,10 @@ def _latency_words(found: Latency | None) -> str:
         return "–"
     tail = f"; p99 {found.p99_ms:.2f}" if found.p99_ms is not None else ""
     return f"{found.p50_ms:.2f} ({found.low_ms:.2f} to {found.high_ms:.2f}); p90 {found.p90_ms:.2f}{tail}; n {found.n}"
+
+
+def _list_words(found: Throughput | None) -> str:
+    return f"{found.per_second:.3g} ({found.low:.3g} to {found.high:.3g}); list of {found.inputs}" if found else "–"
 
 
 def _writing_words(found: Writing | None) -> str:

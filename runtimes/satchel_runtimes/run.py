@@ -43,7 +43,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Cold:
-    """A fresh process to its first answer. `process_s` is all of it, from its start to its exit."""
+    """A fresh process to its first answer, or a page. `process_s` is all of it, from its start to its exit."""
 
     n: int
     process_s: float
@@ -52,7 +52,7 @@ class Cold:
     import_s: float
     load_s: float
     predict_s: float
-    peak_rss_bytes: int
+    peak_rss_bytes: Optional[int]  # None where a browser does not tell
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Run:
     task: str
     threads: Optional[int]  # None: as many as the engine likes
     latency: Mapping[int, Latency]
-    throughput: Throughput
+    throughput: Optional[Throughput]  # None of a page in a browser, which answers one input at a time
     cold: Optional[Cold]
     size_bytes: int
     machine: Mapping[str, object]
@@ -97,7 +97,7 @@ class Run:
         cold = Cold(**plain["cold"]) if plain["cold"] else None
         made: dict[str, Json] = {
             "latency": latency,
-            "throughput": Throughput(**plain["throughput"]),
+            "throughput": Throughput(**plain["throughput"]) if plain["throughput"] else None,
             "cold": cold,
             "spoken_s": {int(tokens): each for tokens, each in plain["spoken_s"].items()},
             "samples": {},

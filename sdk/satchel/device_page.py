@@ -137,7 +137,10 @@ def _table(results: Sequence[Json]) -> tuple[list[str], list[list[Cell]]]:
         row.append((each["replay"]["finding"], None))
         row += [_latency(run["latency"].get(str(tokens))) for tokens in lengths]
         row += [_number(writing and writing["per_second"], 1)] if writes else []
-        row += [_number(cold and cold["process_s"], 2), _number(cold and cold["peak_rss_bytes"] / _MB, 0)]
+        row += [
+            _number(cold and cold["process_s"], 2),
+            _number(cold and cold["peak_rss_bytes"] and cold["peak_rss_bytes"] / _MB, 0),
+        ]
         row.append(_number(run["size_bytes"] / _MB, 1))
         row += [_number(load and load[part]["p50_ms"], 2) for part in ("first", "last")] if sustained else []
         joules = load and load["joules_per_call"]

@@ -42,7 +42,7 @@ def bench_on(
     """Measure each bundle on each device, one after the other.
 
     Args:
-        targets: `local`, `ssh://[user@]host[:port]`.
+        targets: `local`, `ssh://[user@]host[:port]`, `browser`, `adb://serial`.
         options: those of the agent's `measure`.
         python: the interpreter on the devices.
 

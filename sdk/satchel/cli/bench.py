@@ -19,7 +19,11 @@ def on_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--python", help="The interpreter on the device, e.g. satchel/bin/python; python3 by default."
     )(command)
     return click.option(
-        "--on", "targets", multiple=True, metavar="TARGET", help="local, or ssh://[user@]host[:port]; several in turn."
+        "--on",
+        "targets",
+        multiple=True,
+        metavar="TARGET",
+        help="local, ssh://[user@]host[:port], browser, or adb://serial; several in turn.",
     )(command)
 
 
@@ -71,6 +75,7 @@ def bench(
     satchel bench minilm.satchel
     satchel bench minilm.satchel --on local --on ssh://pi@raspberrypi.local --sustain 5 -o runs.json
     satchel bench minilm.satchel --on ssh://pi@raspberrypi.local --compare runs.json
+    satchel bench minilm.satchel --on browser
     """
     from satchel_benchmarks.comparison import compare, regressions
     from satchel_benchmarks.comparison import table as rows_of

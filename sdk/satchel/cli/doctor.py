@@ -88,10 +88,18 @@ def doctor(target: str | None, python: str | None, json_: bool) -> None:
 
 
 def _device(target: str, python: str | None, json_: bool) -> None:
+    from satchel_runtimes.errors import UsageError
+
     from ..on_devices import device_at
 
     with device_at(target, python) as device:
         seen = device.look()
+    if seen is None:
+        raise UsageError(
+            f"Cannot look at {target}.",
+            why="a browser tells of itself only when it has measured",
+            fix=f"satchel bench BUNDLE --on {target}",
+        )
     if json_:
         as_json(seen)
         return
