@@ -1,0 +1,98 @@
+"""The link in a real browser, with a phone's screen: what it gives a page, and what the page that measures makes of it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.browsers import CHROMIUM, Page, open_page
+from tests.phones import MEASURED
+
+from satchel_benchmarks.transports import browser
+from satchel_benchmarks.transports.browser import Browser
+from satchel_runtimes.errors import SatchelError
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+# What a page that measures needs of its server: isolation, modules, workers, WebAssembly, fetches and beacons that count as its own.
+PAGE = """<!doctype html><meta name="viewport" content="width=device-width"><title>page</title>
+<script type="module" src="app/page.mjs"></script>"""
+SCRIPT = """
+const settings = await (await fetch("settings.json")).json();
+const worker = new Worker(new URL("./worker.mjs", import.meta.url), { type: "module" });
+const size = await new Promise((done) => { worker.onmessage = (event) => done(event.data); worker.postMessage(0); });
+await WebAssembly.compile(new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0]));
+navigator.sendBeacon("progress", JSON.stringify({ stage: `isolated ${crossOriginIsolated}, ${size} bytes`, done: 1 }));
+window.settings = settings;
+"""
+GOING = """addEventListener("pagehide", () => navigator.sendBeacon("progress", '{"stage": "closed"}'))"""
+WORKER = """onmessage = async () => {
+  new SharedArrayBuffer(8);
+  postMessage((await (await fetch("../bundle/bundle.json")).arrayBuffer()).byteLength);
+};"""
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Page]:
+    with open_page() as opened:
+        yield opened
+
+
+@pytest.fixture
+def serve(bundle: Path) -> Iterator[Callable[..., tuple[str, Future[Any], list[str]]]]:
+    with ThreadPoolExecutor(1) as pool:
+
+        def start(**options: Any) -> tuple[str, Future[Any], list[str]]:
+            shown: queue.Queue[str] = queue.Queue()
+            said: list[str] = []
+            device = Browser(host="127.0.0.1", show=shown.put, comes_s=30.0, silent_s=120.0)
+            given = {"lengths": [16], "max_seconds": 0.5, "max_runs": 20, "warmup": 1, "sustain_s": 0.0, **options}
+            result = pool.submit(device.measure, bundle, given, said.append)
+            (url,) = re.findall(r"http://\S+", shown.get(timeout=20))
+            return url, result, said
+
+        yield start
+
+
+def test_a_page_has_threads_modules_workers_and_a_link_of_its_own(
+    page: Page, serve: Callable[..., Any], tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"": PAGE, "app/page.mjs": SCRIPT, "app/worker.mjs": WORKER}
+    names = {"": "index.html", "app/page.mjs": "page.mjs", "app/worker.mjs": "worker.mjs"}
+    for name, text in texts.items():
+        (tmp_path / names[name]).write_text(text)
+    monkeypatch.setattr(browser, "page_files", lambda: {name: tmp_path / file for name, file in names.items()})
+    url, result, said = serve()
+    page.as_phone()
+
+    page.go(url)
+    settings = page.wait_for("window.settings")
+    page.evaluate(f"fetch('result', {{method: 'POST', body: JSON.stringify({json.dumps(MEASURED)})}}).then(() => 1)")
+
+    assert result.result(20)["run"]
+    assert settings["lengths"] == [16]
+    assert f"isolated true, {(bundle / 'bundle.json').stat().st_size} bytes, 100%" in said
+
+
+def test_a_page_that_goes_is_noticed(
+    page: Page, serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.html").write_text("<!doctype html><title>page</title>")
+    monkeypatch.setattr(browser, "page_files", lambda: {"": tmp_path / "index.html"})
+    monkeypatch.setattr(browser, "_LEAVES", 0.5)
+    url, result, _ = serve()
+
+    page.go(url)
+    page.wait_for("document.title == 'page'")
+    page.evaluate("fetch('settings.json').then(() => 1)")
+    page.evaluate(GOING)
+    page.go("about:blank")
+
+    with pytest.raises(SatchelError, match="closed before"):
+        result.result(20)
