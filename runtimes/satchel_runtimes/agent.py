@@ -75,7 +75,8 @@ def _is(file: Path, digest: Mapping[str, Any]) -> bool:
 def measure(bundle: str, options: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
     """Golden samples first: what is wrong is not worth measuring.
 
-    Options: those of `bench`, `sustain_s` (seconds of load, with `cool_s` at most to become cool before), and `verify` alone.
+    Options: those of `bench`, `sustain_s` (seconds of load, with `cool_s` at most to become cool before), `profile` (time by
+    operator, after everything that is timed), and `verify` alone.
     """
     from .bench import bench, caller
     from .findings import findings
@@ -85,6 +86,7 @@ def measure(bundle: str, options: Mapping[str, Any], tell: Tell) -> dict[str, An
     from .sustained import Window, cool_down, sustain
 
     options = dict(options)
+    traced = options.pop("profile", False)
     only, seconds, cool = options.pop("verify", False), options.pop("sustain_s", 0.0), options.pop("cool_s", 120.0)
     loading = {name: options[name] for name in ("threads", "trust", "delegate", "cores") if name in options}
     sensors = Sensors()
@@ -118,6 +120,12 @@ def measure(bundle: str, options: Mapping[str, Any], tell: Tell) -> dict[str, An
 
             result["sustained"] = {"tokens": tokens, **to_plain(sustain(call, seconds, on_window=told))}
     result["sensors"] = sensors.look()
+    if traced:
+        from .profile import profile
+
+        tell("time by operator")
+        lengths = options.get("lengths", (16, 64, 128))
+        result["profile"] = to_plain(profile(Path(bundle), lambda loaded: caller(loaded, lengths), **loading))
     return result
 
 

@@ -21,6 +21,7 @@ from .drawing import (
     need_charts,
     svg_of,
 )
+from .operator_time import operator_charts
 from .roofline import floor_ms
 
 __all__ = ["charts_of", "emulated"]
@@ -48,6 +49,7 @@ def charts_of(results: Sequence[Json]) -> list[Chart]:
             charts.append(_pareto(timed))
         if any(_floors(each) for _, each in timed):
             charts.append(_roofline(timed))
+        charts += operator_charts(timed)
     return charts
 
 

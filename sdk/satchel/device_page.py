@@ -9,6 +9,7 @@ from typing import Any
 from satchel_runtimes.errors import UsageError
 
 from .device_charts import charts_of, emulated
+from .operator_time import operator_lines, operator_section
 from .page import charts_section, facts, page
 
 __all__ = ["markdown_of", "page_of"]
@@ -38,6 +39,7 @@ _READING = {
     "ms at …": "median of predict, input in and answer out, with its 95 % interval; of a task that writes, to the first token.",
     "tokens/s": "tokens a second behind the first one, one text at a time.",
     "cold": "a fresh process from its start to its exit, with one answer; the median.",
+    "by operator": "the engine's own clock around each of its operators, in a session of its own after everything that was timed.",
     "peak": "the most memory that a fresh process held, Python and the engine included.",
     "minute": "median of the first and of the last minute of the load.",
     "emulated": "another processor computed what this one would: its answers count, and its times are no device's.",
@@ -58,6 +60,7 @@ def page_of(results: Sequence[Json]) -> str:
         _verdicts(results),
         _html_table(heads, rows),
         charts_section(charts_of(results)),
+        operator_section(results),
         *(_device(number, each) for number, each in _devices(results)),
         facts("How to read it", _READING),
     ]
@@ -75,6 +78,7 @@ def markdown_of(results: Sequence[Json]) -> str:
         *("| " + " | ".join(words.replace("|", "\\|") for words, _ in row) + " |" for row in rows),
         "",
         *(f"- {number}: {_machine(each)}" for number, each in _devices(results)),
+        *operator_lines(results),
     ]
     return "\n".join(lines) + "\n"
 

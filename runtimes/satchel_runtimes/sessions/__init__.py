@@ -43,6 +43,9 @@ class SessionOptions:
     trust: bool = False  # load formats whose files are code
     delegate: Optional[str] = None  # an accelerator of the engine, by name or by the path of its library
     cores: Optional[str] = None  # of an engine that is placed on cores: "4", "7-15" or "0,2-3"
+    profile: Optional[str] = (
+        None  # how the names of traces begin, of an engine that writes them; `profile.py` reads them
+    )
 
 
 class Session(Protocol):
@@ -102,6 +105,12 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], options: SessionOpti
             f"Cannot place the bundle {bundle.path} on the cores {options.cores!r}.",
             why=f"the engine of {format_name} bundles is not placed on cores",
             fix="leave --cores out, or use --threads",
+        )
+    if options.profile is not None and not getattr(module, "PROFILES", False):
+        raise UsageError(
+            f"Cannot profile the bundle {bundle.path}.",
+            why=f"the engine of {format_name} bundles writes no trace",
+            fix="leave it out, or convert to onnx",
         )
     threads = options.threads or _preferred(bundle.manifest.target.threads)
     session: Session = module.open_session(bundle, graphs, dataclasses.replace(options, threads=threads))

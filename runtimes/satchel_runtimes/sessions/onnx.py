@@ -19,7 +19,9 @@ from .pieces import in_pieces
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["SESSION_OPTIONS", "open_session", "session_of"]
+__all__ = ["PROFILES", "SESSION_OPTIONS", "open_session", "session_of"]
+
+PROFILES = True
 
 # A bundle may set these and nothing else: each changes speed or memory, none reads a file or loads a library.
 # Keys as in onnxruntime_session_options_config_keys.h.
@@ -91,6 +93,11 @@ class _OnnxSession:
             raise UsageError("Cannot run the session.", why="it was closed", fix="load the bundle again")
         return self._engine
 
+    def end_profile(self) -> str:
+        """The file of its trace, of a session that was opened with `profile`."""
+        found: str = self._running().end_profiling()
+        return found
+
     def close(self) -> None:
         self._engine = None
 
@@ -140,6 +147,9 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], wanted: SessionOptio
     options.log_severity_level = 3  # a warning per unused initializer helps nobody on a device
     if wanted.threads is not None:
         options.intra_op_num_threads = wanted.threads
+    if wanted.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = f"{wanted.profile}-{graph.component}"
     for key, value in target.engine.options.items():
         if key not in SESSION_OPTIONS:
             raise IntegrityError(

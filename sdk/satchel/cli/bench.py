@@ -31,6 +31,7 @@ def on_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @on_options
 @click.option("--sustain", type=float, default=0.0, metavar="MINUTES", help="With --on: minutes of load afterwards.")
+@click.option("--profile", is_flag=True, help="With --on: time by operator too, after all that is timed.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The runs as a file for `satchel report`.")
 @click.option(
     "--compare",
@@ -56,6 +57,7 @@ def bench(
     targets: tuple[str, ...],
     python: str | None,
     sustain: float,
+    profile: bool,
     out: Path | None,
     old: Path | None,
     lengths: str,
@@ -90,6 +92,8 @@ def bench(
     before = read_runs(old) if old is not None else None
     if sustain and not targets:
         raise UsageError("Cannot --sustain.", why="it needs a process of its own", fix="add --on local")
+    if profile and not targets:
+        raise UsageError("Cannot --profile.", why="it is done by a device's agent", fix="add --on local")
     if (out is not None or old is not None) and not targets:
         targets = ("local",)
     settings = {"lengths": numbers(lengths), "max_seconds": seconds, "max_runs": runs, **given}
@@ -100,7 +104,8 @@ def bench(
             reporter.tell("bench", words)
 
         if targets:
-            results = bench_on(targets, bundles, {**settings, "sustain_s": sustain * 60}, python=python, tell=tell)
+            asked = {**settings, "sustain_s": sustain * 60, "profile": profile}
+            results = bench_on(targets, bundles, asked, python=python, tell=tell)
             found: Sequence[Run] = [Run.from_plain(each["run"]) for each in results]
         else:
             found = measure(*bundles, **settings, on_step=tell)
@@ -123,6 +128,7 @@ def bench(
         names = list(dict.fromkeys(f"{run.machine['processor']}, {run.machine['cores']} cores" for run in found))
         table("; ".join(names), head, [*_of_devices(results), *rows])
         _show_comparisons(found, comparisons)
+        _show_profiles(results)
         for each in worse:
             click.echo(f"{each.what}: {each.words}")
     if any(each.slower for each in worse):
@@ -143,6 +149,23 @@ def _of_devices(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     if any("sustained" in each for each in results):
         rows.append(("first and last minute, ms", *(_sustained_words(each.get("sustained")) for each in results)))
     return rows
+
+
+def _show_profiles(results: Sequence[Mapping[str, Any]]) -> None:
+    for each in results:
+        found = each.get("profile")
+        if not found:
+            continue
+        name = f"{each['bundle']['name']} {each['bundle']['format']} {each['bundle']['scheme']} on {each['on']}"
+        if found["why"]:
+            click.echo(f"\n{name}: no time by operator: {found['why']}")
+            continue
+        rows = [
+            (row["operator"], row["component"], str(row["nodes"]), f"{row['ms']:.3f}", f"{row['share']:.0%}")
+            for row in found["operators"][:10]
+        ]
+        click.echo()
+        table(f"{name}, by operator", ("operator", "component", "nodes", "ms a call", "share"), rows)
 
 
 def _sustained_words(found: Mapping[str, Any] | None) -> str:
