@@ -26,6 +26,7 @@ __all__ = [
     "Engine",
     "Kind",
     "Measured",
+    "MeasuredRun",
     "Parity",
     "ParityLimits",
     "SessionOption",
@@ -98,13 +99,41 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class MeasuredRun:
+    """A bundle that was measured on the device, as `satchel devices contribute` formats it from a run file.
+
+    Milliseconds are medians of predict, by tokens of the input, with the 95 % interval of each.
+    """
+
+    model: str
+    format: str
+    scheme: str
+    engine: str  # with its version
+    where: str  # the machine, its system and the date
+    satchel: str
+    latency_ms: Mapping[str, float]
+    interval_ms: Mapping[str, tuple[float, ...]]
+    threads: int | None = None  # None: the engine's choice
+    shape: str | None = None  # of inputs without a length: 224x224
+    tokens_per_second: float | None = None  # behind the first one
+    cold_s: float | None = None
+    memory_mb: float | None = None
+    size_mb: float | None = None
+    sustained_s: float | None = None  # how long the load was that the next two belong to
+    sustained_first_ms: float | None = None  # of the first minute
+    sustained_last_ms: float | None = None
+    joules_per_call: float | None = None
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What we measured on the device ourselves, kept apart from what its vendor says. Belongs to one device alone."""
+    """What was measured on the device, kept apart from what its vendor says. Belongs to one device alone."""
 
     where: str | None = None  # the machine, the versions and the date
     fp32_gflops_per_core: float | None = None
     int8_gops_per_core: float | None = None
     memory_bandwidth_gb_s: float | None = None
+    runs: tuple[MeasuredRun, ...] = field(default=(), hash=False)
 
 
 @dataclass(frozen=True)

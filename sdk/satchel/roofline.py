@@ -11,14 +11,20 @@ from satchel_runtimes.errors import UsageError
 
 from .trial import estimate
 
-__all__ = ["floor_ms"]
+__all__ = ["floor_ms", "kind_of"]
 
 _KINDS = {
     "x86_64": "x86-64",
     "AMD64": "x86-64",
     "aarch64": "arm64",
     "arm64": "arm64",
+    "browser": "browser",
 }  # what systems call a profile's kind
+
+
+def kind_of(machine: str) -> str:
+    """A profile's kind, of what a system calls its processor."""
+    return _KINDS.get(machine, machine)
 
 
 def floor_ms(result: Mapping[str, Any]) -> dict[int, float]:
@@ -30,7 +36,7 @@ def floor_ms(result: Mapping[str, Any]) -> dict[int, float]:
         scheme = format_of(about["format"]).scheme(about["scheme"])
     except UsageError:  # a profile of the user's own, or of a later satchel
         return {}
-    if profile.kind != _KINDS.get(run["machine"]["machine"]) or run["shape"]:
+    if profile.kind != kind_of(run["machine"]["machine"]) or run["shape"]:
         return {}
     lengths = [int(tokens) for tokens in run["latency"]]
     return dict(estimate(profile, about["source"]["parameters"], scheme, run["threads"], lengths))
