@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 from tests.browsers import CHROMIUM, Page, open_page
-from tests.phones import MEASURED
+from tests.conversions import change_answers
+from tests.phones import MEASURED, Phone
 
 from satchel_benchmarks.transports import browser
 from satchel_benchmarks.transports.browser import Browser
-from satchel_runtimes.errors import SatchelError
+from satchel_runtimes.errors import ParityError, SatchelError
+from satchel_runtimes.run import Run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
+
+ROOT = Path(__file__).parents[1]
 
 # What a page that measures needs of its server: isolation, modules, workers, WebAssembly, fetches and beacons that count as its own.
 PAGE = """<!doctype html><meta name="viewport" content="width=device-width"><title>page</title>
@@ -96,3 +100,68 @@ def test_a_page_that_goes_is_noticed(
 
     with pytest.raises(SatchelError, match="closed before"):
         result.result(20)
+
+
+@pytest.mark.skipif(
+    not (ROOT / "runtimes/web/dist/bench/index.html").exists(), reason="the page was not built: make web"
+)
+class TestTheBuiltPage:
+    """Headless Chromium with a phone's screen, as fast as this machine and four times as slow."""
+
+    @pytest.mark.parametrize("slower", [1.0, 4.0], ids=["as it is", "4 times slower"])
+    def test_it_proves_and_measures_a_bundle(
+        self, page: Page, serve: Callable[..., Any], slower: float, tmp_path: Path
+    ) -> None:
+        url, result, said = serve(sustain_s=0.6 if slower == 1.0 else 0.0)
+        page.as_phone(slower)
+
+        page.go(url)
+        found = result.result(300)
+        page.wait_for("document.body.innerText.includes('Sent')")
+
+        run = Run.from_plain(found["run"])
+        assert found["replay"]["finding"] == "same"
+        assert run.engine.startswith("onnxruntime-web") and run.latency[16].n >= 10
+        assert found["device"]["browser"]["isolated"] is True
+        assert run.cold is not None and run.cold.process_s > 0
+        assert any("golden samples" in each for each in said) and any("latency at 16 tokens" in each for each in said)
+
+    def test_another_bundle_than_was_built_is_refused(
+        self, page: Page, bundle: Path, serve: Callable[..., Any]
+    ) -> None:
+        change_answers(bundle, "artifact")
+        url, result, said = serve()
+        page.as_phone()
+
+        page.go(url)
+
+        with pytest.raises(ParityError):
+            result.result(120)
+        assert not any("latency" in each for each in said)
+
+    def test_a_page_that_is_closed_half_way(
+        self, page: Page, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(browser, "_LEAVES", 0.5)
+        url, result, said = serve(max_seconds=20.0, max_runs=100_000)
+        page.as_phone()
+        page.go(url)
+        page.wait_for("document.body.innerText.includes('latency')", 120)
+
+        page.go("about:blank")
+
+        with pytest.raises(SatchelError, match="closed before it was done") as refused:
+            result.result(20)
+        assert "latency" in refused.value.why
+
+    def test_a_second_phone_reads_that_the_link_is_taken(self, page: Page, serve: Callable[..., Any]) -> None:
+        url, result, _ = serve()
+        phone = Phone(url)
+        phone.open()
+        page.as_phone()
+
+        page.go(url)
+        page.wait_for("document.body.innerText.includes('This link is taken')")
+
+        phone.post("result", MEASURED)
+        assert result.result(20)["run"]
