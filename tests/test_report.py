@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import re
 import xml.etree.ElementTree as ET
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.phones import MEASURED
 
 from satchel.cli import cli
 from satchel.device_page import markdown_of, page_of
 from satchel.on_devices import bench_on, read_runs, write_runs
 from satchel_benchmarks.comparison import regressions
+from satchel_benchmarks.transports.browser_run import run_of_page
+from satchel_runtimes.bundle import open_bundle
 from satchel_runtimes.errors import UsageError
-from satchel_runtimes.measure import summarize
+from satchel_runtimes.measure import Latency, summarize
+from satchel_runtimes.profile import Profile
 from satchel_runtimes.run import Run
 from satchel_runtimes.sensors import Energy, Sensors
 from satchel_runtimes.sustained import cool_down, sustain
@@ -68,6 +75,54 @@ def test_a_run_that_was_written_is_read_as_it_was(result: dict[str, Any], tmp_pa
 
     assert again == json.loads(json.dumps(result))
     assert Run.from_plain(again["run"]).to_plain() == again["run"]
+
+
+class TestSchema:
+    """`runs.schema.json` is what others read run files by."""
+
+    @staticmethod
+    def problems(text: str) -> list[str]:
+        schema = json.loads((resources.files("satchel") / "runs.schema.json").read_text("utf-8"))
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator(schema)
+        return [f"{each.json_path}: {each.message[:200]}" for each in validator.iter_errors(json.loads(text))]
+
+    def test_a_run_file_and_what_report_prints_are_by_the_schema(self, result: dict[str, Any], tmp_path: Path) -> None:
+        file = tmp_path / "runs.json"
+        write_runs([result, other(result, 1.0, on="ssh://pi")], file)
+
+        printed = CliRunner().invoke(cli, ["report", str(file), str(file), "--json"])
+
+        assert self.problems(file.read_text()) == [] and self.problems(printed.stdout) == []
+        assert len(json.loads(printed.stdout)["results"]) == 4
+
+    def test_so_is_a_run_of_a_page(self, minilm_bundle: Path, tmp_path: Path) -> None:
+        manifest = open_bundle(minilm_bundle).manifest
+        found = run_of_page(MEASURED, manifest, minilm_bundle, {"lengths": [16, 64]})
+        about = bench_on(["local"], [minilm_bundle], {**QUICKLY, "profile": True})
+        write_runs([{**about[0], **found}, *about], tmp_path / "runs.json")
+
+        assert self.problems((tmp_path / "runs.json").read_text()) == []
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [("on", None), ("run", {}), ("replay.finding", "fine"), ("run.latency", {"x": 1}), ("bundle.extra", 1)],
+    )
+    def test_what_is_not_by_it_is_found(self, result: dict[str, Any], tmp_path: Path, path: str, value: Any) -> None:
+        wrong: Any = copy.deepcopy(result)
+        *folders, name = path.split(".")
+        place = wrong
+        for each in folders:
+            place = place[each]
+        place[name] = value
+
+        assert self.problems(json.dumps({"schema": 1, "results": [wrong]}))
+
+    def test_it_knows_every_field_of_a_run(self) -> None:
+        schema = json.loads((resources.files("satchel") / "runs.schema.json").read_text("utf-8"))
+        for name, kind in {"run": Run, "latency": Latency, "profile": Profile}.items():
+            fields = {each.name for each in dataclasses.fields(kind)} - {"samples"}  # those stay in memory
+            assert set(schema["$defs"][name]["properties"]) == fields
 
 
 class TestPage:

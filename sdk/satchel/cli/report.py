@@ -12,7 +12,9 @@ __all__ = ["report"]
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The page: a file that ends with .html or .md.")
-@click.option("--json", "json_", is_flag=True, help="The runs of all files on stdout, as JSON.")
+@click.option(
+    "--json", "json_", is_flag=True, help="The runs of all files as one on stdout, by satchel/runs.schema.json."
+)
 def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
     """Make a report of RUNS, files that `satchel bench --out` wrote: a page, or Markdown for a build log.
 
@@ -24,7 +26,7 @@ def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
     from satchel_runtimes.errors import UsageError
 
     from ..device_page import markdown_of, page_of
-    from ..on_devices import read_runs
+    from ..on_devices import SCHEMA, read_runs
     from ..page import check_page, write_page
     from .show import as_json
 
@@ -34,7 +36,7 @@ def report(runs: tuple[Path, ...], out: Path | None, json_: bool) -> None:
         check_page(out)
     results = [each for file in runs for each in read_runs(file)]
     if json_:
-        as_json({"results": results})
+        as_json({"schema": SCHEMA, "results": results})
     if out is not None:
         write_page(page_of(results) if out.suffix == ".html" else markdown_of(results), out)
     elif not json_:
