@@ -203,6 +203,86 @@ class TestTrouble:
         assert said[0].startswith("sending 8 of 8 files")
         assert not any(".incoming" in each for each in board.sent())
 
+    def test_a_board_that_runs_out_of_memory_in_the_middle(self, board: Board, device: Ssh, bundle: Path) -> None:
+        """As the system's memory killer ends a process: after the golden samples, and without a word."""
+        board.put(
+            "python3",
+            f'case "$2" in measure) ;; *) exec {sys.executable} "$@";; esac\n'
+            f'said={board.folder}/said; {sys.executable} "$@" > "$said" & pid=$!\n'
+            'until grep -q "cold start" "$said"; do sleep 0.1; done; cat "$said"; kill -9 $pid; wait $pid',
+        )
+        said: list[str] = []
+
+        with pytest.raises(SizeError, match="ran out of memory") as refused:
+            device.measure(bundle, QUICKLY, said.append)
+
+        assert "golden samples" in said and "satchel push --remove" in refused.value.fix
+        board.put("python3", f'exec {sys.executable} "$@"')
+        assert device.measure(bundle, QUICKLY, silent)["replay"]["finding"] == "same"  # and goes on when there is some
+
+    def test_a_board_with_too_little_memory_for_the_model(self, board: Board, device: Ssh, bundle: Path) -> None:
+        device.push(bundle, silent)
+        least = 280_000  # KiB of address space: Python, numpy and the engine come up, and the model does not
+        board.put("python3", f'ulimit -v {least}; exec {sys.executable} "$@"')
+
+        with pytest.raises(SizeError, match="ran out of memory"):
+            device.measure(bundle, QUICKLY, silent)
+
+    def test_a_slow_link_that_cuts_a_bundle_off(
+        self, board: Board, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A client through which half a megabyte passes in small pieces, and then no more."""
+        slow = tmp_path / "slow"
+        slow.write_text(f'#!/bin/sh\n{sys.executable} -c "{_SLOW}" | {board.client} "$@"\n')
+        slow.chmod(0o755)
+        monkeypatch.setenv("SATCHEL_SSH", str(slow))
+        cut = open_device(board.target)
+
+        with pytest.raises(SatchelError, match="cut off on their way") as refused:
+            cut.push(bundle, silent)
+        cut.close()
+
+        assert "run it again" in refused.value.fix
+        assert not any(each.startswith("bundles/") for each in board.sent())
+        monkeypatch.setenv("SATCHEL_SSH", board.client)
+        again = open_device(board.target)
+        assert Path(again.push(bundle, silent), "bundle.json").is_file()
+        again.close()
+
+    def test_a_bundle_that_is_truncated_here_is_not_sent(self, board: Board, device: Ssh, bundle: Path) -> None:
+        model = bundle / "model.onnx"
+        model.write_bytes(model.read_bytes()[:100_000])
+
+        with pytest.raises(IntegrityError, match=r"model\.onnx"):
+            device.push(bundle, silent)
+
+        assert not board.sent()
+
+    def test_a_bundle_that_arrives_truncated_is_not_loaded(self, board: Board, device: Ssh, bundle: Path) -> None:
+        board.put("tar", '/bin/tar "$@" && truncate -s 1000 "$5/model.onnx"')
+
+        with pytest.raises(IntegrityError, match=r"'model\.onnx' arrived with other bytes"):
+            device.measure(bundle, QUICKLY, silent)
+
+    def test_an_engine_that_was_made_for_another_processor(self, board: Board, device: Ssh, bundle: Path) -> None:
+        """A wheel of aarch64 on this machine, as a card that was moved to another board has."""
+        package = board.folder / "site" / "onnxruntime"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("from . import native\n")
+        foreign = bytearray(Path(sys.executable).resolve().read_bytes()[:4096])
+        foreign[18:20] = (0xB7).to_bytes(2, "little")  # e_machine: EM_AARCH64
+        (package / "native.so").write_bytes(foreign)
+        (board.folder / "site" / "onnxruntime-1.32.0.dist-info").mkdir()
+        (board.folder / "site" / "onnxruntime-1.32.0.dist-info" / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: onnxruntime\nVersion: 1.32.0\n"
+        )
+        board.put("python3", f'PYTHONPATH={board.folder / "site"} exec {sys.executable} "$@"')
+
+        with pytest.raises(ToolchainError, match="Cannot load onnxruntime") as refused:
+            device.measure(bundle, QUICKLY, silent)
+
+        assert "--force-reinstall onnxruntime" in refused.value.fix
+
     def test_a_host_key_that_changed_is_not_talked_to(self, board: Board, device: Ssh) -> None:
         known = board.folder / "known_hosts"
         other = (board.folder / "own.pub").read_text()
@@ -244,6 +324,15 @@ class TestTrouble:
             time.sleep(0.1)
         assert not running
 
+
+# Passes its input on, at most 400 kB of it and 4 MB a second.
+_SLOW = (
+    "import os, time; left = 400_000\n"
+    "while left > 0:\n"
+    "    part = os.read(0, min(left, 40_000)); left -= len(part)\n"
+    "    if not part: break\n"
+    "    os.write(1, part); time.sleep(0.01)"
+)
 
 # A Python without packages, numpy among them, that runs the file it is given.
 _WITHOUT = "import sys, runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"

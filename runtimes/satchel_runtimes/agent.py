@@ -165,11 +165,29 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         kind = type(error).__name__
         say(error={"kind": kind, "what": error.what, "why": error.why, "fix": error.fix})
         return error.exit_code
+    except ImportError as error:  # it is there, and cannot be loaded
+        if "failed to map" in str(error):
+            return _no_memory(say, "a library did not fit")
+        places = {*Path(error.path or "").parts, (error.name or "").partition(".")[0]}
+        package = next((name for name, module in _PACKAGES.items() if module in places), error.name)
+        say(
+            error={
+                "kind": "ToolchainError",
+                "what": f"Cannot load {package} on the device.",
+                "why": str(error).strip().splitlines()[-1][:300],
+                "fix": f"it may be made for another processor: {sys.executable} -m pip install --force-reinstall {package}",
+            }
+        )
+        return 15
     except MemoryError:
-        fix = "free memory there, or convert to a smaller scheme"
-        say(error={"kind": "SizeError", "what": "The device ran out of memory.", "why": "MemoryError", "fix": fix})
-        return 13
+        return _no_memory(say, "MemoryError")
     return 0
+
+
+def _no_memory(say: Callable[..., None], why: str) -> int:
+    fix = "free memory there, or convert to a smaller scheme"
+    say(error={"kind": "SizeError", "what": "The device ran out of memory.", "why": why, "fix": fix})
+    return 13
 
 
 def _plain(value: Any) -> Any:  # Any: numpy's arrays and numbers as JSON knows them

@@ -11,7 +11,14 @@ from satchel_runtimes.errors import SatchelError
 
 from .device import Tell
 
-__all__ = ["read_answer"]
+__all__ = ["is_out_of_memory", "read_answer"]
+
+# How an engine's own code complains that it got none; numpy's and Python's complaint is an answer of the agent.
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
+
+
+def is_out_of_memory(complaint: str) -> bool:
+    return any(words in complaint for words in _NO_MEMORY)
 
 
 def read_answer(lines: Iterable[bytes], tell: Tell) -> Any | None:  # Any: the agent's result

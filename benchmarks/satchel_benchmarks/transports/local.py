@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from satchel_runtimes.errors import SatchelError
+from satchel_runtimes.errors import SatchelError, SizeError
 
 from .agent_file import agent_bytes, agent_name
-from .answers import read_answer
+from .answers import is_out_of_memory, read_answer
 from .device import Json, Tell
 
 __all__ = ["Local", "open_device"]
@@ -66,6 +67,13 @@ class Local:
                     raise
             complaints.seek(0)
             said = complaints.read().decode("utf-8", "replace").strip()
+        killed = process.returncode == -signal.SIGKILL
+        if found is None and (killed or is_out_of_memory(said)):
+            raise SizeError(
+                "This machine ran out of memory.",
+                why="the process was killed while it worked" if killed else said[-300:],
+                fix="convert to a smaller scheme, or free memory",
+            )
         if found is None:
             raise SatchelError(
                 "The measurement ended without an answer.",

@@ -25,7 +25,7 @@ from satchel_runtimes.errors import IntegrityError, SatchelError, SizeError, Too
 from satchel_runtimes.manifest import MANIFEST_NAME, FileDigest, Manifest
 
 from .agent_file import agent_bytes, agent_name
-from .answers import read_answer
+from .answers import is_out_of_memory, read_answer
 from .device import Json, Tell
 from .needs import check_needs
 
@@ -245,14 +245,16 @@ class Ssh:
                 why=f"there is no {self._python!r}",
                 fix="install Python 3.9 or newer there, or name it with --python",
             )
-        if status == _KILLED:
+        if status == _KILLED or is_out_of_memory(last):
             return SizeError(
                 f"{self.name} ran out of memory.",
-                why="the process was killed there while it worked",
+                why="the process was killed there while it worked" if status == _KILLED else last[-300:],
                 fix="convert to a smaller scheme, or free memory there; `satchel push --remove` takes the bundle back",
             )
         if status in (73, 74, 75) and "No space left" in said:
             return self._full("No space left on device")
+        if status == 74 and "EOF" in said:
+            return self._broken("the files were cut off on their way")
         return SatchelError(f"Cannot work on {self.name}.", why=last, fix="try the same with ssh by hand")
 
     def _full(self, why: str) -> SizeError:
@@ -266,7 +268,7 @@ class Ssh:
         return SatchelError(
             f"Cannot reach {self.name}, or not any more.",
             why=why,
-            fix=f"see that `ssh {self._host} true` works, then run it again: what has arrived is not sent twice",
+            fix=f"see that `ssh {self._host} true` works, then run it again: files that are there whole are not sent twice",
         )
 
 
