@@ -1,0 +1,33 @@
+/** Every task by its name in `transformers.pipeline`. A new task is one new file, and one line here. */
+
+import type { Bundle } from "../bundle.js";
+import { SupportError, unknownName } from "../errors.js";
+import type { TaskEntry } from "../manifest.js";
+import type { Task } from "./task.js";
+
+type Module = { readonly TASK: new (entry: TaskEntry, bundle: Bundle) => Task };
+
+// Each is fetched when a bundle needs it: a page that classifies texts never loads what reads pictures.
+const MODULES: Readonly<Record<string, () => Promise<Module>>> = {
+  "feature-extraction": () => import("./feature_extraction.js"),
+  "sentence-embedding": () => import("./sentence_embedding.js"),
+  "text-classification": () => import("./text_classification.js"),
+};
+
+export function listTasks(): readonly string[] {
+  return Object.keys(MODULES);
+}
+
+/** A bundle's task, with what it reads from there. */
+export async function openTask(entry: TaskEntry, bundle: Bundle): Promise<Task> {
+  const module = MODULES[entry.name];
+  if (module === undefined) {
+    const error = unknownName("task", entry.name, listTasks());
+    throw new SupportError(`Cannot serve ${entry.name} from ${bundle.path} here.`, {
+      why: error.why,
+      fix: "run the bundle with the Python runtime, or convert it with --task for one of these",
+    });
+  }
+  const { TASK } = await module();
+  return new TASK(entry, bundle);
+}
