@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi test-py39 lint format wheels benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi test-py39 lint format wheels web test-web benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
 	@echo "make test-pi      the thin wheel and the agent in an emulated aarch64 Python (150 MB are fetched once; three minutes)"
+	@echo "make web          build the TypeScript runtime and the page that measures on a phone (needs Node.js 20)"
+	@echo "make test-web     its tests: bundles of every task replayed in a headless Chromium of a phone's size"
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff format the code"
 	@echo "make wheels       build both wheels into dist/"
@@ -79,6 +81,23 @@ test-neuron:
 # A Raspberry Pi's Python and engines by emulation; skipped in words where that cannot be, as without a network.
 test-pi: install
 	$(BIN)/python -m pytest -m pi -rs tests/test_emulated_pi.py
+
+WEB := runtimes/web
+
+$(WEB)/node_modules/installed: $(WEB)/package-lock.json
+	@command -v npm > /dev/null || { echo "the TypeScript runtime needs Node.js 20 or later: https://nodejs.org"; exit 1; }
+	npm --prefix $(WEB) ci --no-progress
+	@touch $@
+
+web: $(WEB)/node_modules/installed
+	npm --prefix $(WEB) run build
+
+# Bundles are converted and answered by the Python runtime first, and kept in .cache/web. Without Chromium those tests are skipped
+# and say so.
+test-web: install $(WEB)/node_modules/installed
+	@command -v chromium > /dev/null || test -n "$$CHROMIUM" || test "$$(id -u)" != 0 || \
+		{ apt-get update -qq && apt-get install -y -qq chromium; } || echo "Chromium could not be installed"
+	npm --prefix $(WEB) test
 
 lint: install
 	$(BIN)/ruff check .

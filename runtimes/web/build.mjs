@@ -77,12 +77,13 @@ async function main() {
   const dist = join(HERE, "dist");
   rmSync(dist, { recursive: true, force: true });
   await buildPackage(dist);
-  execFileSync(process.execPath, [resolve("typescript/bin/tsc"), "-p", "tsconfig.build.json"], { cwd: HERE, stdio: "inherit" });
+  execFileSync(join(HERE, "node_modules", ".bin", "tsc"), ["-p", "tsconfig.build.json"], { cwd: HERE, stdio: "inherit" });
   const app = join(dist, "bench", "app");
   mkdirSync(app, { recursive: true });
   await buildPage({ page: "bench/page.ts", worker: "bench/worker.ts" }, app);
   copyLiteRt(app);
   copyFileSync(join(HERE, "bench", "index.html"), join(dist, "bench", "index.html"));
+  copyFileSync(join(HERE, "bench", "old.js"), join(app, "old.js"));
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) await main();
