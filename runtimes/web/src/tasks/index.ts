@@ -10,8 +10,12 @@ type Module = { readonly TASK: new (entry: TaskEntry, bundle: Bundle) => Task };
 // Each is fetched when a bundle needs it: a page that classifies texts never loads what reads pictures.
 const MODULES: Readonly<Record<string, () => Promise<Module>>> = {
   "feature-extraction": () => import("./feature_extraction.js"),
+  "fill-mask": () => import("./fill_mask.js"),
+  "question-answering": () => import("./question_answering.js"),
   "sentence-embedding": () => import("./sentence_embedding.js"),
   "text-classification": () => import("./text_classification.js"),
+  "token-classification": () => import("./token_classification.js"),
+  "zero-shot-classification": () => import("./zero_shot_classification.js"),
 };
 
 export function listTasks(): readonly string[] {
