@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import bundles
+from tests import bundles, warm_workers
 from tests.neuron_machine import FAKES, device_tree, forget
+
+from satchel_converters import process
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,6 +23,13 @@ _ROOT = Path(__file__).resolve().parents[1]
 # tests look at what a conversion leaves there. A worker inherits what the first process has set. Subprocesses inherit it.
 _CACHE = os.environ.get("SATCHEL_CACHE", str(_ROOT / ".cache" / "tests" / "satchel"))
 os.environ["SATCHEL_CACHE"] = os.path.join(_CACHE, os.environ.get("PYTEST_XDIST_WORKER", ""))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_workers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(process, "_start", warm_workers.start)
+        yield
 
 
 def _multiplies_int8() -> bool:

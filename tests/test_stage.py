@@ -16,11 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests import warm_workers
 
 from satchel import stage_cache
 from satchel.options import Options, prepare
 from satchel.pack import pack_twin
 from satchel.stage_cache import stage_for, stages_folder
+from satchel_converters import process
 from satchel_converters import stage as stage_module
 from satchel_converters.format import format_of
 from satchel_converters.source import find_source
@@ -67,6 +69,12 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
 
     monkeypatch.setattr(subprocess, "Popen", start)
     return started
+
+
+@pytest.fixture(autouse=True)
+def _cold_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the process that is tested here."""
+    monkeypatch.setattr(process, "_start", warm_workers.COLD)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,8 @@ def run_process(what: str, folder: Path, tell: Tell, cancel: threading.Event | N
     """
     complaints = folder / "worker.log"
     stopped: list[SatchelError] = []
-    with _environment(room) as (python, environment), complaints.open("wb") as log:
-        process = subprocess.Popen(
-            [python, "-m", "satchel_converters.worker", str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
+    with _environment(room) as (python, environment):
+        process = _start(python, folder, environment, complaints)
         if cancel is not None or room.memory_mb is not None or room.seconds is not None:
             threading.Thread(target=_watch, args=(what, process, cancel, room, stopped), daemon=True).start()
         try:
@@ -93,6 +87,17 @@ def run_process(what: str, folder: Path, tell: Tell, cancel: threading.Event | N
     if code:
         raise _died(what, code, complaints)
     complaints.unlink()
+
+
+def _start(python: str, folder: Path, environment: Mapping[str, str], complaints: Path) -> subprocess.Popen[bytes]:
+    with complaints.open("wb") as log:
+        return subprocess.Popen(
+            [python, "-m", "satchel_converters.worker", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
 
 
 def _died(what: str, code: int, complaints: Path) -> Exception:
