@@ -121,7 +121,11 @@ class TestScan:
         assert scan.kept == {"b", "c"}, "d was kept on the way to c, and is not needed with it"
 
     def test_nothing_is_kept_where_the_limit_is_met_without(self) -> None:
-        assert scan_layers(self.COSTS, lambda kept: kept, self.score, 0.5, quiet).kept == frozenset()
+        made: list[frozenset[str]] = []
+
+        scan = scan_layers(self.COSTS, lambda kept: made.append(kept) or kept, self.score, 0.5, quiet)  # type: ignore[func-returns-value]
+
+        assert (scan.kept, made) == (frozenset(), [frozenset()]), "nothing else is made"
 
     def test_a_limit_that_no_choice_reaches_is_said(self) -> None:
         assert not scan_layers(self.COSTS, lambda kept: kept, self.score, 1.5, quiet).met
@@ -345,6 +349,7 @@ def test_a_whole_conversion_notes_what_was_decided(tiny: Path, tmp_path: Path) -
         device="generic-x86-64",
         format="onnx",
         quantize="int8-mixed",
+        min_cosine=0.99999,  # which int8 does not reach
         prefer="size",
         out=tmp_path / "tiny.satchel",
         keep_failed=True,

@@ -1,8 +1,8 @@
 """Which layers a lower precision hurts, and the fewest of them to keep in a better one. Knows no format.
 
 A format gives the names of its layers with what it costs to keep each, a callable that makes the model with a set of layers
-kept, and a callable that scores what was made. First every layer is lowered alone, which tells its damage; then the layers with the
-most damage per cost are kept until the limit is met, and those that turn out not to be needed are given back.
+kept, and a callable that scores what was made. Where all of them lowered are below the limit, every layer is lowered alone, which tells
+its damage; then the layers with the most damage per cost are kept until the limit is met, and those that turn out not to be needed are given back.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LayerFigure:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found, the layer with the most damage per cost first."""
+    """What a scan found, the layer with the most damage per cost first; no layers where the limit is met with all of them lowered."""
 
     layers: tuple[LayerFigure, ...]
     limit: float
@@ -82,6 +82,8 @@ def scan_layers(
         return seen[kept]
 
     plain = of(frozenset(), "all layers lowered")
+    if plain >= limit:  # then nobody asks which layer is worst
+        return Scan((), limit, plain, plain)
     whole = of(every, "no layer lowered")
     damage = {name: whole - of(every - {name}, name) for name in layers}
     order = sorted(layers, key=lambda name: damage[name] / layers[name], reverse=True)
