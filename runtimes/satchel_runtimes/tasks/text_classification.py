@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from ..manifest import Step, TaskEntry
-from ..sessions import Session, Tensors
-from .task import (
-    DISTRIBUTION,
-    INDEPENDENT,
-    LABEL_COLUMNS,
-    NUMBER,
-    TEXT_COLUMNS,
-    Answer,
-    Files,
-    Input,
-    ModelFacts,
-    Row,
-    sigmoid,
-    softmax,
-)
-from .text import TextTask, choice, labels_of, tokenize_step, whole_number, wrong_type
+from ..manifest import TaskEntry
+from .ranked_labels import RankedLabels, label_steps
+from .task import LABEL_COLUMNS, TEXT_COLUMNS, Answer, Input, ModelFacts, Row
+from .text import TextTask, labels_of, tokenize_step, wrong_type
 
 __all__ = ["TASK"]
 
 
-def _as_they_are(logits: np.ndarray) -> np.ndarray:
-    return logits.astype(np.float32)
-
-
-_FUNCTIONS = {"softmax": softmax, "sigmoid": sigmoid, "none": _as_they_are}
-_KINDS = {"softmax": DISTRIBUTION, "sigmoid": INDEPENDENT, "none": NUMBER}
-
-
-class TextClassification(TextTask):
+class TextClassification(RankedLabels, TextTask):
     """`predict("text")` is `[{"label", "score"}]`, for a list one such dict per text.
 
     Options as in the pipeline: `top_k` (a number, or None for all labels) makes each result a list of labels, best
@@ -45,25 +22,17 @@ class TextClassification(TextTask):
 
     name = "text-classification"
     text_kind = "a string or {'text', 'text_pair'}"
-    judged = {"scores": DISTRIBUTION}
     options = {"top_k": "", "function_to_apply": None}  # "" is the pipeline's own default: the best, not in a list
     auto_model = "AutoModelForSequenceClassification"
     architectures = ("ForSequenceClassification",)
-    outputs = ("logits",)
     columns = {
         "text": ("text", "sentence1", "premise", "question1", "question", *TEXT_COLUMNS),
         "text_pair": ("text_pair", "sentence2", "hypothesis", "question2", "sentence"),  # QNLI asks of a sentence
         "label": (*LABEL_COLUMNS, "score", "stars"),
     }
     optional = frozenset({"text_pair", "label"})
-    target = "label"
-    metrics = ("accuracy", "f1_micro", "f1_macro", "top_5", "spearman")
+    metrics = (*RankedLabels.metrics, "spearman")
     rows_are_inputs = True
-    reply_options = {"top_k": None}
-
-    def __init__(self, entry: TaskEntry, files: Files) -> None:
-        super().__init__(entry, files)
-        self.judged = {"scores": _KINDS[self._function()]}
 
     @classmethod
     def entry(cls, facts: ModelFacts) -> TaskEntry:
@@ -75,7 +44,7 @@ class TextClassification(TextTask):
             function = "sigmoid"
         else:
             function = "softmax"  # the pipeline reads config.function_to_apply only of a model without labels
-        return TaskEntry(cls.name, (tokenize_step(facts),), (Step(function), Step("labels", {"labels": labels})))
+        return TaskEntry(cls.name, (tokenize_step(facts),), label_steps(function, labels))
 
     def encode(self, item: Input, options: Mapping[str, Any]) -> list[Row]:
         if isinstance(item, Mapping) and set(item) <= {"text", "text_pair"} and isinstance(item.get("text"), str):
@@ -85,37 +54,6 @@ class TextClassification(TextTask):
         if not isinstance(item, str):
             raise wrong_type(self, item)
         return [self.row(self.encoding(item))]
-
-    def _function(self) -> str:
-        return self.entry_.postprocess[0].step
-
-    def score(self, outputs: Tensors, row: Row) -> Tensors:
-        return {"scores": _FUNCTIONS[self._function()](outputs["logits"]), "logits": outputs["logits"]}
-
-    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
-        values = scores[0]["scores"]
-        if options["function_to_apply"] is not None:
-            values = _FUNCTIONS[choice(options, "function_to_apply", list(_FUNCTIONS))](scores[0]["logits"])
-        labels = self.labels()
-        found = [{"label": labels[i], "score": float(values[i])} for i in np.argsort(-values, kind="stable")]
-        if options["top_k"] == "":
-            return found[0]
-        return found if options["top_k"] is None else found[: whole_number(options, "top_k")]
-
-    def reply(
-        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
-    ) -> list[Any]:
-        """Labels, the likeliest first; of independent ones those that are likelier than not; of a regression its number."""
-        found = super().reply(graphs, inputs, labels, batch_size)
-        if self._function() == "none":
-            return [ranked[0]["score"] for ranked in found]
-        sigmoid = self._function() == "sigmoid"
-        return [
-            {"labels": [each["label"] for each in ranked if each["score"] > 0.5]}
-            if sigmoid
-            else [each["label"] for each in ranked[:5]]
-            for ranked in found
-        ]
 
     def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
         return [answer] if options["top_k"] == "" else answer
