@@ -9,13 +9,18 @@ type Module = { readonly TASK: new (entry: TaskEntry, bundle: Bundle) => Task };
 
 // Each is fetched when a bundle needs it: a page that classifies texts never loads what reads pictures.
 const MODULES: Readonly<Record<string, () => Promise<Module>>> = {
+  "automatic-speech-recognition": () => import("./automatic_speech_recognition.js"),
+  "depth-estimation": () => import("./depth_estimation.js"),
   "feature-extraction": () => import("./feature_extraction.js"),
   "fill-mask": () => import("./fill_mask.js"),
+  "image-classification": () => import("./image_classification.js"),
+  "object-detection": () => import("./object_detection.js"),
   "question-answering": () => import("./question_answering.js"),
   "sentence-embedding": () => import("./sentence_embedding.js"),
   "text-classification": () => import("./text_classification.js"),
   "token-classification": () => import("./token_classification.js"),
   "zero-shot-classification": () => import("./zero_shot_classification.js"),
+  "zero-shot-image-classification": () => import("./zero_shot_image_classification.js"),
 };
 
 export function listTasks(): readonly string[] {
