@@ -138,7 +138,33 @@ BUNDLES: Mapping[str, _Made] = {
         ],
     ),
     "writer": _Made(
-        "llama", "text-generation", [("The small model", {"max_new_tokens": 12}), ("A", {"max_new_tokens": 5})]
+        "llama",
+        "text-generation",
+        [
+            ("The small model", {"max_new_tokens": 12}),
+            ("A", {"max_new_tokens": 5}),
+            ("She reads", {"max_new_tokens": 20, "do_sample": True, "seed": 7}),
+            (
+                "A cat",
+                {
+                    "max_new_tokens": 16,
+                    "do_sample": True,
+                    "seed": 2**40 + 1,
+                    "top_p": 0.8,
+                    "top_k": 0,
+                    "temperature": 1.5,
+                },
+            ),
+            ("A cat", {"max_new_tokens": 16, "do_sample": True, "seed": 3, "min_p": 0.2, "num_return_sequences": 2}),
+            (
+                "Where is",
+                {"max_new_tokens": 20, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "min_new_tokens": 15},
+            ),
+            (
+                "Where is",
+                {"max_length": 12, "suppress_tokens": [20, 30], "bad_words_ids": [[40], [50, 60]], "stop_strings": "e"},
+            ),
+        ],
     ),
     "writer-gpt2": _Made(
         "gpt2", "text-generation", [("The small model", {"max_new_tokens": 8, "return_full_text": False})]

@@ -157,19 +157,19 @@ class OrtSession implements Session {
     return this.newState(positions.shape[0], Math.max(...Array.from(positions.data as BigInt64Array, Number)) + 1);
   }
 
-  run(tensors: Tensors, state: State | null = null): Promise<Tensors> {
-    const call = (): Promise<Tensors> => this.#run(tensors, state as OrtCache | null);
+  run(tensors: Tensors, state: State | null = null, only: readonly string[] = this.#names): Promise<Tensors> {
+    const call = (): Promise<Tensors> => this.#run(tensors, state as OrtCache | null, only);
     const turn = this.#last.then(call, call);
     this.#last = turn.catch(() => undefined);
     return turn;
   }
 
-  async #run(tensors: Tensors, state: OrtCache | null): Promise<Tensors> {
+  async #run(tensors: Tensors, state: OrtCache | null, only: readonly string[]): Promise<Tensors> {
     const engine = this.#engine;
     if (engine === null) throw new UsageError("Cannot run the session.", { why: "it was closed", fix: "load the bundle again" });
     const feeds: Record<string, OrtTensor> = {};
     for (const spec of this.inputs) feeds[spec.name] = this.#given(spec, tensors);
-    const asked = [...this.#names];
+    const asked = [...only];
     const cache = state ?? this.#ownCache(tensors);
     if (cache !== null) asked.push(...cache.bind(feeds, tensors));
     let found: InferenceSession.ReturnType;
@@ -182,9 +182,9 @@ class OrtSession implements Session {
     }
     cache?.keep(found as Record<string, OrtTensor>);
     const answers: Tensors = {};
-    for (const spec of this.outputs) {
-      const value = found[spec.name] as OrtTensor;
-      answers[spec.name] = { dtype: value.type as DType, shape: value.dims, data: value.data as unknown as TensorData };
+    for (const name of only) {
+      const value = found[name] as OrtTensor;
+      answers[name] = { dtype: value.type as DType, shape: value.dims, data: value.data as unknown as TensorData };
     }
     return answers;
   }

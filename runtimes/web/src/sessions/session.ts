@@ -29,7 +29,8 @@ export interface Session {
   readonly used: Used;
   /** A cache for so many texts of at most so many tokens; null where a graph keeps nothing between calls. */
   newState(batch: number, capacity: number): State | null;
-  run(tensors: Tensors, state?: State | null): Promise<Tensors>;
+  /** `only` names the outputs that are wanted; an engine may answer with more. */
+  run(tensors: Tensors, state?: State | null, only?: readonly string[]): Promise<Tensors>;
   close(): Promise<void>;
 }
 

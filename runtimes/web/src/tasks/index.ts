@@ -18,6 +18,7 @@ const MODULES: Readonly<Record<string, () => Promise<Module>>> = {
   "question-answering": () => import("./question_answering.js"),
   "sentence-embedding": () => import("./sentence_embedding.js"),
   "text-classification": () => import("./text_classification.js"),
+  "text-generation": () => import("./text_generation.js"),
   "token-classification": () => import("./token_classification.js"),
   "zero-shot-classification": () => import("./zero_shot_classification.js"),
   "zero-shot-image-classification": () => import("./zero_shot_image_classification.js"),
