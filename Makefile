@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi test-py39 lint format wheels web test-web benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi lint format wheels web web-packages test-web benchmarks clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
@@ -43,7 +43,7 @@ quickstart: install
 
 # A file at a time on each of two cores: what a file's tests share is made once. Two processes whose linear algebra has
 # two threads each wait for one another, ten times as long as the work takes.
-test: install lint
+test: install lint web-packages
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-fast: install
@@ -88,6 +88,11 @@ $(WEB)/node_modules/installed: $(WEB)/package-lock.json
 	@command -v npm > /dev/null || { echo "the TypeScript runtime needs Node.js 20 or later: https://nodejs.org"; exit 1; }
 	npm --prefix $(WEB) ci --no-progress
 	@touch $@
+
+# For the tests that need no browser; without Node.js they are skipped, and say so.
+web-packages:
+	@command -v npm > /dev/null && $(MAKE) --no-print-directory $(WEB)/node_modules/installed || \
+		echo "without npm, the TypeScript runtime is not tested"
 
 web: $(WEB)/node_modules/installed
 	npm --prefix $(WEB) run build

@@ -5,9 +5,9 @@ import { createServer, type Server } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { chromium, type Browser, type Page } from "playwright-core";
 import { buildPage, copyLiteRt } from "../build.mjs";
+import { CACHE } from "./vectors.js";
 
-export const ROOT = new URL("../../../", import.meta.url).pathname;
-export const CACHE = join(ROOT, ".cache", "web");
+export { CACHE, ROOT } from "./vectors.js";
 
 const TYPES: Record<string, string> = {
   ".html": "text/html",

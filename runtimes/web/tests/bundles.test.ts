@@ -10,7 +10,9 @@ import { CACHE, ROOT, buildTestPage, chromiumPath, openBrowser, openPhone, serve
 
 const BUNDLES = join(CACHE, "bundles");
 const NAMES = process.env.BUNDLES?.split(",") ?? [
-  ...["minilm", "classes", "classes-bpe", "classes-unigram", "features"],
+  ...["minilm", "classes", "classes-bpe", "classes-unigram", "features", "names", "names-unigram", "answers", "masks", "masks-bpe"],
+  ...["zero", "pictures", "pictures-cropped", "pictures-convnext", "labelled", "labelled-alone", "objects", "objects-any"],
+  ...["objects-alone", "depths", "depths-any", "speech", "writer", "writer-gpt2", "tflite", "pictures-tflite", "int8"],
 ];
 
 /** float32 in another order of sums; MiniLM, which is real, is held closer. */
@@ -28,6 +30,7 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
     if (!process.env.BUNDLES_AS_THEY_ARE) {
       execFileSync(join(ROOT, ".venv/bin/python"), ["-m", "tests.web_bundles", BUNDLES, ...NAMES], { cwd: ROOT, stdio: ["ignore", "ignore", "inherit"] });
     }
+    execFileSync("python3", ["-c", ZIP], { cwd: join(BUNDLES, "classes") });
     [server, address] = await serve({ page: await buildTestPage(), bundles: BUNDLES });
     browser = await openBrowser();
     page = await openPhone(browser);
@@ -59,6 +62,24 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
     expect(differing.slice(0, 8)).toEqual([]);
   });
 
+  test("text comes in pieces, which make the whole", async () => {
+    const { cases } = JSON.parse(readFileSync(join(BUNDLES, "writer", "cases.json"), "utf8"));
+    const { input, options, answer } = cases.find((each: any) => each.options.seed === 7);
+
+    const pieces = await ask("writer", { cases: [{ input, options }] }, "askPieces");
+
+    expect(pieces.length).toBeGreaterThan(5);
+    expect(input + pieces.join("")).toBe(answer[0].generated_text);
+  });
+
+  test("a zip, and files that were picked, are the same bundle", { timeout: 60_000 }, async () => {
+    const { cases } = JSON.parse(readFileSync(join(BUNDLES, "classes", "cases.json"), "utf8"));
+
+    const found = await ask("classes", { zip: true });
+
+    expect(cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-4, `case ${i}`))).toEqual([]);
+  });
+
   test("in a worker, with threads", { timeout: 300_000 }, async () => {
     const { cases } = JSON.parse(readFileSync(join(BUNDLES, "minilm", "cases.json"), "utf8"));
 
@@ -68,6 +89,14 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
     expect(cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-5, `case ${i}`))).toEqual([]);
   });
 });
+
+const ZIP = `
+import pathlib, zipfile
+with zipfile.ZipFile("bundle.zip", "w") as out:
+    for file in pathlib.Path("bundle").rglob("*"):
+        if file.is_file():
+            out.write(file, file.relative_to("bundle"))
+`;
 
 /** Where two answers differ, in words; numbers by `tolerance`, absolutely and of their size. */
 function differences(ours: any, theirs: any, tolerance: number, at: string): string[] {

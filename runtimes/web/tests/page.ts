@@ -33,6 +33,15 @@ export async function ask({ folder, cases, verify: proves, threads, zip }: Asked
   }
 }
 
+/** The pieces of the first case's text. */
+export async function askPieces({ folder, cases: [{ input, options }] }: Asked): Promise<string[]> {
+  const predictor = await load(new URL("bundle/", folder), { engine: ENGINES, threads: 1 });
+  const pieces: string[] = [];
+  for await (const piece of predictor.stream(input, options)) pieces.push(piece);
+  await predictor.close();
+  return pieces;
+}
+
 async function given(input: Json, folder: string): Promise<Json> {
   if (Array.isArray(input)) return Promise.all(input.map((each) => given(each, folder)));
   if (input?.$file) return (await fetch(new URL(input.$file, folder))).blob();
@@ -59,6 +68,7 @@ if (inWorker) {
 } else {
   Object.assign(globalThis, {
     ask,
+    askPieces,
     askWorker: (asked: Asked) =>
       new Promise((resolve, reject) => {
         const worker = new Worker(import.meta.url, { type: "module" });

@@ -1,24 +1,10 @@
 /** Ids, places and texts are those of the Rust library, on the vectors that tests/web_tokenizers.py writes. */
 
-import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, statSync } from "node:fs";
-import { dirname } from "node:path";
 import { describe, expect, test } from "vitest";
 import { Tokenizer, type Strategy } from "../src/tokenizers/tokenizer.js";
+import { vectors } from "./vectors.js";
 
-const ROOT = new URL("../../../", import.meta.url).pathname;
-const FILE = `${ROOT}.cache/web/tokenizers.json`;
-const SCRIPT = `${ROOT}tests/web_tokenizers.py`;
-
-function vectors(): any[] {
-  if (!existsSync(FILE) || statSync(FILE).mtimeMs < statSync(SCRIPT).mtimeMs) {
-    mkdirSync(dirname(FILE), { recursive: true });
-    execFileSync(`${ROOT}.venv/bin/python`, ["-m", "tests.web_tokenizers", FILE], { cwd: ROOT, stdio: "inherit" });
-  }
-  return JSON.parse(readFileSync(FILE, "utf8"));
-}
-
-const [{ texts }, ...made] = vectors() as [{ texts: string[] }, ...any[]];
+const [{ texts }, ...made] = vectors("tokenizers") as [{ texts: string[] }, ...any[]];
 
 test("there are at least 2,000 texts, and tokenizers of each kind", () => {
   expect(texts.length).toBeGreaterThanOrEqual(2000);

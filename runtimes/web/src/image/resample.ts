@@ -138,8 +138,14 @@ function downColumns(data: Picture["data"], width: number, to: number, { firsts,
 }
 
 function nearest(picture: Picture, width: number, height: number): Picture {
-  const places = (from: number, to: number): Int32Array =>
-    Int32Array.from({ length: to }, (_, i) => Math.min(from - 1, Math.trunc((i + 0.5) * (from / to))));
+  const places = (from: number, to: number): Int32Array => {
+    const step = from / to;
+    let at = step * 0.5;
+    // Added up as Pillow does it, whose rounding decides where a place lies between two.
+    const found = new Int32Array(to);
+    for (let i = 0; i < to; i++, at += step) found[i] = Math.min(from - 1, Math.trunc(at));
+    return found;
+  };
   const [columns, rows] = [places(picture.width, width), places(picture.height, height)];
   const made = new Uint8Array(width * height * 3);
   for (let y = 0, out = 0; y < height; y++) {

@@ -233,4 +233,5 @@ function words(spoken: readonly Spoken[], space: string): Spoken[] {
   return found;
 }
 
-export const TASK = SpeechRecognition;
+
+export const TASKS = { "automatic-speech-recognition": SpeechRecognition };

@@ -38,5 +38,3 @@ export class DepthEstimation extends ImageTask {
     return { predicted_depth: float32([height, width], depth), depth: picture };
   }
 }
-
-export const TASK = DepthEstimation;

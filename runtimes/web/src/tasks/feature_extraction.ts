@@ -18,5 +18,3 @@ export class FeatureExtraction extends TextTask {
     return float32([1, ...scores.features.shape], floats(scores.features).slice());
   }
 }
-
-export const TASK = FeatureExtraction;

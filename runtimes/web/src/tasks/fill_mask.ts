@@ -115,5 +115,3 @@ function best(values: Float32Array, among: readonly number[] | null, count: numb
   }
   return found;
 }
-
-export const TASK = FillMask;

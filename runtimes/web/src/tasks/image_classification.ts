@@ -38,5 +38,3 @@ export class ImageClassification extends ImageTask {
     return options.top_k === null ? found : found.slice(0, wholeNumber(options, "top_k"));
   }
 }
-
-export const TASK = ImageClassification;

@@ -78,5 +78,3 @@ function share(options: Options, name: string): number {
   }
   return value;
 }
-
-export const TASK = ObjectDetection;

@@ -144,5 +144,3 @@ function characters(tokens: Tokens, first: number, last: number, align: boolean)
   }
   return [tokens.offsets[first][0], tokens.offsets[last][1]];
 }
-
-export const TASK = QuestionAnswering;

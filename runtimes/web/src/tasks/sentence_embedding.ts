@@ -53,5 +53,3 @@ function pooled(states: Tensor, modes: readonly string[]): Tensor {
   });
   return float32([made.length], made);
 }
-
-export const TASK = SentenceEmbedding;

@@ -161,6 +161,8 @@ export abstract class Task {
   }
 }
 
+export type TaskClass = new (entry: TaskEntry, bundle: Bundle) => Task;
+
 /** Run rows in batches of similar length; each row's index and its outputs on its valid positions. */
 export async function* forward(graphs: Graphs, rows: readonly Row[], batchSize: number): AsyncGenerator<[number, Tensors]> {
   if (rows.length === 1) {

@@ -58,5 +58,3 @@ export class TextClassification extends TextTask {
     return options.top_k === "" ? [answer] : answer;
   }
 }
-
-export const TASK = TextClassification;

@@ -271,4 +271,5 @@ class Pieces {
   }
 }
 
-export const TASK = TextGeneration;
+
+export const TASKS = { "text-generation": TextGeneration };

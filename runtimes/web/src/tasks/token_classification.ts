@@ -216,5 +216,3 @@ function withoutOverlaps(names: readonly Record<string, any>[]): Record<string, 
   }
   return kept;
 }
-
-export const TASK = TokenClassification;

@@ -50,5 +50,3 @@ export class ZeroShotClassification extends TextTask {
     return { sequence: item, labels: order.map((i) => labels[i]), scores: order.map((i) => values[i]) };
   }
 }
-
-export const TASK = ZeroShotClassification;

@@ -96,5 +96,3 @@ export class ZeroShotImageClassification extends Task {
     return ranked(values).map((i) => ({ score: values[i], label: labels[i] }));
   }
 }
-
-export const TASK = ZeroShotImageClassification;

@@ -57,49 +57,43 @@ export function isCjk(code: number): boolean {
 
 /** Characters that are in no table of normal forms there. */
 export const WITHOUT_FORM = new RegExp(`[${ranges(
-  "32ff a7f1-a7f4 ab69 105c9 105e4 10781-10785 10787-107b0 107b2-107ba 11383 11385 1138e 11391 113c5 113c7-113c8 " +
-    "11938 16121-16128 16d68-16d6a 1ccd6-1ccf9 1e030-1e06d 1f16c 1fbf0-1fbf9",
+  "a2n n3m.3 ol huo r bh.4 2.15 2.8 2bt 2 9 3 1g 2.1 12o e7d.7 2f4.2 iuk.z 3sn.1p 3cv 22s.9",
 )}]`, "gu");
 
 const NOT_MN =
-  "7fd 897-89f 8ca-8e1 9fe afa-aff b55 c04 c3c d00 d3b-d3c d81 eba ece 180f 1885-1886 1abf-1add 1ae0-1aeb " +
-  "1df6-1dfb a82c a8c5 a8ff a9bd 10d24-10d27 10d69-10d6d 10eab-10eac 10efa-10eff 10f46-10f50 10f82-10f85 " +
-  "11070 11073-11074 110c2 111c9 111cf 1123e 11241 1133b 113bb-113c0 113ce 113d0 113d2 113e1-113e2 " +
-  "11438-1143f 11442-11444 11446 1145e 1182f-11837 11839-1183a 1193b-1193c 1193e 11943 119d4-119d7 " +
-  "119da-119db 119e0 11a01-11a0a 11a33-11a38 11a3b-11a3e 11a47 11a51-11a56 11a59-11a5b 11a8a-11a96 " +
-  "11a98-11a99 11b60 11b62-11b64 11b66 11c30-11c36 11c38-11c3d 11c3f 11c92-11ca7 11caa-11cb0 11cb2-11cb3 " +
-  "11cb5-11cb6 11d31-11d36 11d3a 11d3c-11d3d 11d3f-11d45 11d47 11d90-11d91 11d95 11d97 11ef3-11ef4 " +
-  "11f00-11f01 11f36-11f3a 11f40 11f42 11f5a 13440 13447-13455 1611e-16129 1612d-1612f 16f4f 16fe4 " +
-  "1cf00-1cf2d 1cf30-1cf46 1e000-1e006 1e008-1e018 1e01b-1e021 1e023-1e024 1e026-1e02a 1e08f 1e130-1e136 " +
-  "1e2ae 1e2ec-1e2ef 1e4ec-1e4ef 1e5ee-1e5ef 1e6e3 1e6e6 1e6ee-1e6ef 1e6f5 1e944-1e94a";
+  "1kt 4a.8 17.n 7x 70.5 2e 4v 1k 5g 1n.1 1x 8p k 1tt 3a.1 ft.u 3.b ln.5 rap 49 1m 5a jmv.3 1u.4 8u.1 26.5 1z.a " +
+  "1e.3 6j 3.1 26 7b 6 33 3 6y 3k.5 e 2 2 f.1 2e.7 3.2 2 o r5.8 2.1 75.1 2 5 41.3 3.1 5 x.9 15.5 3.3 9 a.5 3.2 1b.c " +
+  "2.1 5j 2.2 2 5m.6 2.5 2 2b.l 3.6 2.1 2.1 3f.5 4 2.1 2.6 2 21.1 4 2 9o.1 c.1 1h.4 6 2 o 44m 7.e 8uh.b 4.2 2sg 45 " +
+  "isc.19 3.m 3ay.6 2.g 3.6 2.1 2.4 2t 4h.6 ag 1q.3 e5.3 73.1 6s 3 8.1 6 gf.6";
 
 const NOT_M =
-  "7fd 897-89f 8ca-8d3 9fe afa-aff b55 c04 c3c cf3 d00 d3b-d3c d81 eba ece 1715 180f 1abf-1add 1ae0-1aeb " +
-  "1cf7 1df6-1dfa a82c a8ff 10d24-10d27 10d69-10d6d 10eab-10eac 10efa-10eff 10f46-10f50 10f82-10f85 11070 " +
-  "11073-11074 110c2 11145-11146 111c9 111ce-111cf 11241 1133b 113b8-113c0 113c2 113c5 113c7-113ca " +
-  "113cc-113d0 113d2 113e1-113e2 1145e 1182c-1183a 11930-11935 11937-11938 1193b-1193e 11940 11942-11943 " +
-  "119d1-119d7 119da-119e0 119e4 11a01-11a0a 11a33-11a39 11a3b-11a3e 11a47 11a51-11a5b 11a8a-11a99 " +
-  "11b60-11b67 11d31-11d36 11d3a 11d3c-11d3d 11d3f-11d45 11d47 11d8a-11d8e 11d90-11d91 11d93-11d97 " +
-  "11ef3-11ef6 11f00-11f01 11f03 11f34-11f3a 11f3e-11f42 11f5a 13440 13447-13455 1611e-1612f 16f4f " +
-  "16f7f-16f87 16fe4 16ff0-16ff1 1cf00-1cf2d 1cf30-1cf46 1e08f 1e130-1e136 1e2ae 1e2ec-1e2ef 1e4ec-1e4ef " +
-  "1e5ee-1e5ef 1e6e3 1e6e6 1e6ee-1e6ef 1e6f5";
+  "1kt 4a.8 17.9 8b 70.5 2e 4v 1k 53 d 1n.1 1x 8p k 1mv 6y j4.u 3.b ek 73.4 raq 5v js5.3 1u.4 8u.1 26.5 1z.a 1e.3 " +
+  "6j 3.1 26 3n.1 3n 5.1 36 6y 3h.8 2 3 2.3 2.4 2 f.1 3g r2.e 6u.5 2.1 3.3 2 2.1 3y.6 3.6 4 t.9 15.6 2.3 9 a.a 1b.f " +
+  "5j.7 cq.5 4 2.1 2.6 2 1v.4 2.1 2.4 9o.3 a.1 2 1d.6 4.4 o 44m 7.e 8uh.h 2sg 1c.8 2l c.1 irz.19 3.m 3ex 4h.6 ag " +
+  "1q.3 e5.3 73.1 6s 3 8.1 6";
 
 const NOT_P =
-  "61d 9fd a76 c77 c84 1b4e-1b4f 1b7d-1b7f 2e43-2e4f 2e52-2e5d 10d6e 10ead 10ed0 10f55-10f59 10f86-10f89 " +
-  "113d4-113d5 113d7-113d8 1144b-1144f 1145a-1145b 1145d 11660-1166c 116b9 1183b 11944-11946 119e2 " +
-  "11a3f-11a46 11a9a-11a9c 11a9e-11aa2 11b00-11b09 11be1 11c41-11c45 11c70-11c71 11ef7-11ef8 11f43-11f4f " +
-  "11fff 12ff1-12ff2 16d6d-16d6f 16e97-16e9a 16fe2 1e5ff 1e95e-1e95f";
+  "17h rk 3d e9 d 2x6.1 1a.2 3pg.c 3.b 1829 8v z 3p.4 19.3 uj.1 2.1 37.4 b.1 2 eb.c 25 aq 7d.2 4c 2l.7 2c.2 2.4 " +
+  "2m.9 60 2o.4 17.1 hy.1 23.c 4w 35e.1 c57.2 88.3 94 nbx nz.1";
 
 const PUNCTUATION = only("\\p{P}\\u166d\\u{111c9}", NOT_P);
 const BERT_MARK = only("\\p{Mn}\\u1734\\u{1171e}", NOT_MN);
 const MARK = only("\\p{M}\\u1cf2\\u1cf3", NOT_M);
-const CONTROL = only("\\p{Cc}\\p{Cf}\\p{Co}\\p{Cs}", "890-891 8e2 110cd 13430-1343f");
+const CONTROL = only("\\p{Cc}\\p{Cf}\\p{Co}\\p{Cs}", "1ow.1 29 1g4r 6zn.f");
 
 function only(of: string, but: string): RegExp {
   return new RegExp(`^(?![${ranges(but)}])[${of}]$`, "u");
 }
 
-/** "7fd 897-89f" as the inside of a set. */
-function ranges(hex: string): string {
-  return hex.replace(/[0-9a-f]+/g, "\\u{$&}").replaceAll(" ", "");
+/**
+ * A list of ranges as the inside of a set. Each is the distance of its first character from the last one of the range before,
+ * and behind a point how many follow that; in base 36.
+ */
+function ranges(list: string): string {
+  let last = 0;
+  return list.replace(/([0-9a-z]+)(?:\.([0-9a-z]+))? ?/g, (_, gap: string, more = "0") => {
+    const first = last + parseInt(gap, 36);
+    last = first + parseInt(more, 36);
+    return `\\u{${first.toString(16)}}-\\u{${last.toString(16)}}`;
+  });
 }
