@@ -20,6 +20,6 @@ def test_the_typescript_runtime(name: str) -> None:
     environment = {**os.environ, "NO_COLOR": "1", "CI": "1"}
     command = [str(_VITEST), "run", f"tests/{name}.test.ts"]
 
-    found = subprocess.run(command, cwd=_WEB, env=environment, capture_output=True, text=True, timeout=600)
+    found = subprocess.run(command, cwd=_WEB, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
     assert found.returncode == 0, found.stdout[-5000:] + found.stderr[-5000:]

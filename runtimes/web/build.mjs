@@ -56,6 +56,9 @@ export async function buildPage(entryPoints, outdir) {
     entryPoints,
     outdir,
     chunkNames: "parts/[name]-[hash]",
+    // Pages outside of this folder name the package, and find what it needs here.
+    alias: { "satchel-runtime": join(HERE, ENTRIES.index), "satchel-runtime/onnxruntime-web": join(HERE, ENTRIES["onnxruntime-web"]) },
+    nodePaths: [join(HERE, "node_modules")],
     // Without this condition onnxruntime-web brings its loader inside, and its threads have no file to start from.
     conditions: ["onnxruntime-web-use-extern-wasm"],
     external: ["module", "node:*", "worker_threads"], // of the loader's other half, which runs in Node.js
