@@ -69,6 +69,7 @@ BUNDLES: Mapping[str, _Made] = {
     ),
     "classes-bpe": _Made("roberta", "text-classification", [(text, {"top_k": None}) for text in _TEXTS]),
     "classes-unigram": _Made("albert", "text-classification", [(text, {"top_k": None}) for text in _TEXTS]),
+    "vectors": _Made("bert", "sentence-embedding", [(text, {}) for text in _TEXTS]),
     "features": _Made("mpnet", "feature-extraction", [(text, {}) for text in _TEXTS[:4]]),
     "names": _Made(
         "roformer",

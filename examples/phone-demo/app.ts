@@ -142,8 +142,15 @@ online();
 /** Offline after the first load. Service workers exist on https and localhost alone; without one the page works all the same. */
 async function install(): Promise<void> {
   if (!("serviceWorker" in navigator)) return;
-  await navigator.serviceWorker.register("sw.js", { type: "module" });
-  await navigator.serviceWorker.ready;
+  const { installing, active } = await navigator.serviceWorker.register("sw.js");
+  if (active === null && installing !== null) {
+    await new Promise<void>((resolve) => {
+      // "redundant": a file could not be kept; the page goes on without.
+      const heard = (): void => void (["activated", "redundant"].includes(installing.state) && resolve());
+      installing.addEventListener("statechange", heard);
+      heard();
+    });
+  }
   // Its headers isolate the page, so that the engine may have threads: from the second load on, which comes at once.
   if (!crossOriginIsolated && sessionStorage.getItem("isolated") === null) {
     sessionStorage.setItem("isolated", "tried");

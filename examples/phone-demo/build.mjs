@@ -26,7 +26,7 @@ export async function buildDemo(bundles, out) {
   for (const file of files) hash.update(file).update(readFileSync(join(out, file)));
   const script = readFileSync(join(HERE, "sw.js"), "utf8")
     .replace("__BUILD__", `phone-demo-${hash.digest("hex").slice(0, 16)}`)
-    .replace('["__FILES__"]', JSON.stringify(["./", ...files]));
+    .replace('["__FILES__"]', JSON.stringify(["./", ...files.filter((file) => !file.startsWith("bundles/"))]));
   writeFileSync(join(out, "sw.js"), script);
 }
 

@@ -1,6 +1,6 @@
 /**
- * Keeps the page, the engine and the bundles, so that all works offline after the first load. `FILES` and `BUILD` are put here by
- * build.mjs: a new build is a new cache, and the old one is deleted.
+ * Keeps the page and the engine at once, and the bundles as the page fetches them, so that all works offline after the first load.
+ * `FILES` and `BUILD` are put here by build.mjs: a new build is a new cache, and the old one is deleted.
  */
 const BUILD = "__BUILD__";
 const FILES = ["__FILES__"];
@@ -30,7 +30,12 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(
     (async () => {
       const cache = await caches.open(BUILD);
-      const found = (await cache.match(request, { ignoreSearch: true })) ?? (await fetch(request));
+      let found = await cache.match(request, { ignoreSearch: true });
+      if (found === undefined) {
+        found = await fetch(request);
+        // A copy that breaks off in the middle is not kept: `put` refuses it.
+        if (found.ok) event.waitUntil(cache.put(request, found.clone()).catch(() => undefined));
+      }
       return isolated(found);
     })(),
   );

@@ -36,7 +36,8 @@ const server = createServer((request, response) => {
   } catch {
     response.writeHead(404).end();
   }
-}).listen(0, "127.0.0.1");
+});
+await new Promise((ready) => server.listen(0, "127.0.0.1", ready));
 const address = `http://127.0.0.1:${server.address().port}/`;
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",

@@ -28,7 +28,7 @@ export async function serve(folders: Record<string, string>, isolated = true): P
   const server = createServer((request, response) => {
     const [, first, ...rest] = decodeURIComponent(new URL(request.url!, "http://x").pathname).split("/");
     const root = folders[first];
-    const file = root === undefined ? "" : normalize(join(root, ...rest));
+    const file = root === undefined ? "" : normalize(join(root, ...rest.slice(0, -1), rest.at(-1) || "index.html"));
     if (isolated) {
       response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
       response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");

@@ -10,7 +10,7 @@ import { CACHE, ROOT, buildTestPage, chromiumPath, openBrowser, openPhone, serve
 
 const BUNDLES = join(CACHE, "bundles");
 const NAMES = process.env.BUNDLES?.split(",") ?? [
-  ...["minilm", "classes", "classes-bpe", "classes-unigram", "features", "names", "names-unigram", "answers", "masks", "masks-bpe"],
+  ...["minilm", "classes", "classes-bpe", "classes-unigram", "vectors", "features", "names", "names-unigram", "answers", "masks", "masks-bpe"],
   ...["zero", "pictures", "pictures-cropped", "pictures-convnext", "labelled", "labelled-alone", "objects", "objects-any"],
   ...["objects-alone", "depths", "depths-any", "speech", "writer", "writer-gpt2", "tflite", "pictures-tflite", "int8"],
 ];

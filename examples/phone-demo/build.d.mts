@@ -1,0 +1,1 @@
+export function buildDemo(bundles: { classify: string; embed: string }, out: string): Promise<void>;
