@@ -15,7 +15,7 @@ _VITEST = _WEB / "node_modules" / ".bin" / "vitest"
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 @pytest.mark.skipif(not _VITEST.exists(), reason="its packages are not installed: make web")
-@pytest.mark.parametrize("name", ["tokenizers", "numbers", "bundle", "size"])
+@pytest.mark.parametrize("name", ["tokenizers", "numbers", "bundle", "engines", "size"])
 def test_the_typescript_runtime(name: str) -> None:
     environment = {**os.environ, "NO_COLOR": "1", "CI": "1"}
     command = [str(_VITEST), "run", f"tests/{name}.test.ts"]

@@ -114,7 +114,7 @@ async function measure({ base, settings }: Job, tell: Tell): Promise<void> {
     threads: used,
     task: main,
     shape: task.shape,
-    versions: { [name]: version },
+    versions: version ? { [name]: version } : {},
     latency,
     cold,
     memory_bytes: heaps.reduce((sum, heap) => sum + heap.buffer.byteLength, 0) || null,

@@ -153,6 +153,23 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
     expect(error.why).toMatch(/connection ended after \d+ of \d+ bytes/);
   });
 
+  test("a browser without SIMD is told to be updated", { timeout: 60_000 }, async () => {
+    open = await site(join(CACHE, "bundles", "classes", "bundle"), SHORT);
+    page = await openPhone(browser);
+    // What is validated lies in the worker, which an older browser would have without these instructions too.
+    await page.route("**/app/worker.js", async (route) => {
+      const answer = await route.fetch();
+      await route.fulfill({ response: answer, body: `WebAssembly.validate = () => false;\n${await answer.text()}` });
+    });
+    await page.goto(open.address);
+
+    const { error } = await open.result;
+
+    expect([error.kind, error.code]).toEqual(["SupportError", 14]);
+    expect(error.why).toContain("no SIMD");
+    await page.getByText("Cannot run a model in this browser.").waitFor();
+  });
+
   test("a page that goes in the middle says so", { timeout: 60_000 }, async () => {
     const { progress } = await visit("classes", { ...SHORT, sustain_minutes: 5 });
     await page.getByText("load for").waitFor();

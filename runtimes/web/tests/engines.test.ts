@@ -1,0 +1,105 @@
+/** Engines by contract: what an adapter gives an engine, and what it says where there is none. */
+
+import * as common from "onnxruntime-common";
+import { afterEach, expect, test, vi } from "vitest";
+import type { Bundle } from "../src/bundle.js";
+import type { Graph } from "../src/manifest.js";
+import { onnxRuntimeWeb } from "../src/sessions/onnxruntime_web.js";
+import { onnxRuntimeReactNative, type ReactNativeOrt } from "../src/sessions/react_native.js";
+import { int64 } from "../src/tensor.js";
+
+const GRAPH = {
+  component: "model",
+  file: "model.onnx",
+  inputs: [{ name: "input_ids", dtype: "int32", shape: ["batch", "sequence"], padding: 0 }],
+  outputs: [{ name: "logits", dtype: "float32", shape: ["batch", 2], padding: null }],
+  ...{ entry: null, bind: {}, weights: null, state: {}, window: null },
+} as Graph;
+
+function bundle(options: Record<string, string> = {}): Bundle {
+  const whole = new Uint8Array(16);
+  return {
+    path: "a test",
+    manifest: { target: { format: "onnx", engine: { options } } },
+    read: () => whole.subarray(4, 8), // a view of a larger buffer
+    release: () => undefined,
+  } as unknown as Bundle;
+}
+
+function native(found: { sizes: number[]; fed: unknown[]; options: unknown[] }, outputs = ["logits"]): ReactNativeOrt {
+  const session = {
+    inputNames: ["input_ids"],
+    outputNames: outputs,
+    run: async (feeds: Record<string, common.Tensor>) => {
+      found.fed.push([feeds.input_ids.type, [...(feeds.input_ids.data as Int32Array)]]);
+      return { logits: new common.Tensor("float32", new Float32Array([1, 2]), [1, 2]) };
+    },
+    release: async () => undefined,
+  };
+  return {
+    InferenceSession: {
+      create: async (buffer: ArrayBufferLike, options: unknown) => {
+        found.sizes.push(buffer.byteLength);
+        found.options.push(options);
+        return session as unknown as common.InferenceSession;
+      },
+    },
+    Tensor: common.Tensor as never,
+  };
+}
+
+afterEach(() => vi.unstubAllGlobals());
+
+test("React Native's module gets whole buffers, the graph's own dtypes, and the providers of the phone", async () => {
+  const found = { sizes: [] as number[], fed: [] as unknown[], options: [] as any[] };
+  const adapter = onnxRuntimeReactNative(native(found), ["coreml"]);
+
+  const session = await adapter.openSession(bundle({ "session.disable_prepacking": "1" }), [GRAPH], { threads: 2 });
+  const { logits } = await session.run({ input_ids: int64([5, 6], [1, 2]) });
+
+  expect(found.sizes).toEqual([4]);
+  expect(found.fed).toEqual([["int32", [5, 6]]]);
+  expect(found.options[0]).toMatchObject({ executionProviders: ["coreml"], intraOpNumThreads: 2, extra: { session: { disable_prepacking: "1" } } });
+  expect([...(logits.data as Float32Array)]).toEqual([1, 2]);
+  expect(session.used.delegate).toBe("coreml");
+  await session.close();
+  await expect(session.run({ input_ids: int64([5], [1, 1]) })).rejects.toThrow(/it was closed/);
+});
+
+test("the module of onnxruntime fits the adapter's types", () => {
+  // React Native's package exports what onnxruntime-common does; the type checker reads this line.
+  const adapter = onnxRuntimeReactNative(common as unknown as ReactNativeOrt);
+
+  expect(adapter.format).toBe("onnx");
+});
+
+test("a graph of other names than the manifest's, and session options that are not on the list, are refused", async () => {
+  const found = { sizes: [], fed: [], options: [] };
+  const adapter = onnxRuntimeReactNative(native(found, ["other"]));
+
+  await expect(adapter.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/its outputs are other, the manifest says logits/);
+  const options = { "session.load_model_format": "ORT" };
+  await expect(adapter.openSession(bundle(options), [GRAPH], { threads: null })).rejects.toThrow(/not on the allow-list/);
+});
+
+test("a sliding window's cache is Python's", async () => {
+  const adapter = onnxRuntimeReactNative(native({ sizes: [], fed: [], options: [] }));
+
+  await expect(adapter.openSession(bundle(), [{ ...GRAPH, window: 64 }], { threads: null })).rejects.toThrow(/sliding window of 64 tokens/);
+});
+
+test("a browser without SIMD, and one without WebGPU, are told what to do", async () => {
+  vi.stubGlobal("WebAssembly", { validate: () => false });
+  await expect(onnxRuntimeWeb().openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(
+    /no SIMD instructions, which onnxruntime-web needs\n {2}fix: update the browser: Chrome 91/,
+  );
+  vi.unstubAllGlobals();
+  const gpu = onnxRuntimeWeb({ backend: "webgpu" });
+  await expect(gpu.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/on WebGPU/);
+});
+
+test("an engine that is not there is named with what installs it", async () => {
+  const engine = onnxRuntimeWeb({ module: () => Promise.reject(new Error("404")) });
+
+  await expect(engine.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/cannot be loaded \(404\)\n {2}fix: npm install onnxruntime-web/);
+});
