@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from satchel_runtimes.sound import write_wav
 
 __all__ = ["BUNDLES", "make"]
 
+_ROOT = Path(__file__).resolve().parents[1]
 _ASKS = Mapping[str, Any]
 _VERSION = 1  # of what `make` writes; another one makes everything anew
 
@@ -119,7 +121,11 @@ BUNDLES: Mapping[str, _Made] = {
         ],
     ),
     "pictures": _Made("vit", "image-classification", [(0, {"top_k": 2, "function_to_apply": "sigmoid"})]),
-    "pictures-cropped": _Made("dinov2", "image-classification"),
+    "pictures-cropped": _Made(
+        "dinov2",
+        "image-classification",
+        [(("photograph", name), {}) for name in ("cheetah.jpg", "tower.jpg", "bus.png", "logo.png")],
+    ),
     "pictures-convnext": _Made("convnext", "image-classification"),
     "labelled": _Made("clip", "zero-shot-image-classification", [(0, {**_LABELS, "hypothesis_template": "{}!"})]),
     "labelled-alone": _Made("siglip", "zero-shot-image-classification"),
@@ -229,6 +235,10 @@ def _input(each: Any, out: Path, number: int, own: Sequence[Any]) -> tuple[Any, 
         name = f"{number}.wav"
         write_wav(out / name, own[each[1]], each[2])
         return (out / name).read_bytes(), {"$file": name}
+    if isinstance(each, tuple):
+        photographs: Any = runpy.run_path(str(_ROOT / "examples" / "real_models.py"))["photographs"]
+        shutil.copy(photographs()[0].parent / each[1], out / each[1])
+        return out / each[1], {"$file": each[1]}
     if isinstance(each, Image.Image):
         name = f"{number}.png"
         each.save(out / name)

@@ -2,9 +2,18 @@
 
 import type { Asked, Told } from "./worker.js";
 
-const at = <T extends HTMLElement>(id: string): T => document.getElementById(id) as T;
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-const waiting = new Map<number, [(told: Told & { kind: "answer" }) => void, (error: Told & { kind: "error" }) => void]>();
+const at = <T extends HTMLElement>(id: string): T =>
+  document.getElementById(id) as T;
+const worker = new Worker(new URL("worker.js", import.meta.url), {
+  type: "module",
+});
+const waiting = new Map<
+  number,
+  [
+    (told: Told & { kind: "answer" }) => void,
+    (error: Told & { kind: "error" }) => void,
+  ]
+>();
 let asks = 0;
 
 worker.onmessage = ({ data: told }: MessageEvent<Told>) => {
@@ -42,18 +51,25 @@ interface About {
   readonly threads: number;
 }
 
-const ms = (value: number): string => `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ms`;
+const ms = (value: number): string =>
+  `${value < 10 ? value.toFixed(1) : value.toFixed(0)} ms`;
 
 /** Load a model into its card; the times of its answers come from the returned function. */
 async function open(model: string): Promise<boolean> {
   const status = at(`${model}-status`);
   try {
-    const { answer, ms: took } = await ask({ kind: "load", model, at: new URL(`bundles/${model}/`, location.href).href });
+    const { answer, ms: took } = await ask({
+      kind: "load",
+      model,
+      at: new URL(`bundles/${model}/`, location.href).href,
+    });
     const { name, scheme, bytes, engine, threads } = answer as About;
     at(`${model}-bar`).hidden = true;
-    at(`${model}-name`).textContent = `${name}, ${scheme}, ${(bytes / 2 ** 20).toFixed(0)} MiB`;
+    at(`${model}-name`).textContent =
+      `${name}, ${scheme}, ${(bytes / 2 ** 20).toFixed(0)} MiB`;
     status.textContent = `loaded and checked in ${ms(took)}`;
-    at("engine").textContent = `${engine}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+    at("engine").textContent =
+      `${engine}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
     return true;
   } catch (error) {
     failed(model, error);
@@ -62,14 +78,21 @@ async function open(model: string): Promise<boolean> {
 }
 
 function failed(model: string, error: unknown): void {
-  const { what, why, fix } = error as { what: string; why: string; fix: string };
+  const { what, why, fix } = error as {
+    what: string;
+    why: string;
+    fix: string;
+  };
   const status = at(`${model}-status`);
   at(`${model}-bar`).hidden = true;
   status.classList.add("bad");
   status.textContent = `${what} ${why}; ${fix}.`;
 }
 
-function bars(list: HTMLElement, rows: readonly (readonly [text: string, share: number])[]): void {
+function bars(
+  list: HTMLElement,
+  rows: readonly (readonly [text: string, share: number])[],
+): void {
   list.replaceChildren(
     ...rows.map(([text, share]) => {
       const row = document.createElement("li");
@@ -85,17 +108,32 @@ function bars(list: HTMLElement, rows: readonly (readonly [text: string, share: 
 let known: Float32Array[] | null = null;
 
 async function classify(text: string): Promise<void> {
-  const { answer, ms: took } = await ask({ kind: "predict", model: "classify", input: text, options: { top_k: 4 } });
-  const rows = (answer as { label: string; score: number }[]).map(({ label, score }): [string, number] => [label, score]);
+  const { answer, ms: took } = await ask({
+    kind: "predict",
+    model: "classify",
+    input: text,
+    options: { top_k: 4 },
+  });
+  const rows = (answer as { label: string; score: number }[]).map(
+    ({ label, score }): [string, number] => [label, score],
+  );
   bars(at("labels"), rows);
   at("classify-status").textContent = `answered in ${ms(took)}`;
 }
 
 async function compare(text: string): Promise<void> {
-  known ??= (await ask({ kind: "predict", model: "embed", input: SENTENCES })).answer as Float32Array[];
-  const { answer, ms: took } = await ask({ kind: "predict", model: "embed", input: text });
+  known ??= (await ask({ kind: "predict", model: "embed", input: SENTENCES }))
+    .answer as Float32Array[];
+  const { answer, ms: took } = await ask({
+    kind: "predict",
+    model: "embed",
+    input: text,
+  });
   const vector = answer as Float32Array;
-  const near = known.map((each, i): [string, number] => [SENTENCES[i], each.reduce((sum, value, k) => sum + value * vector[k], 0)]);
+  const near = known.map((each, i): [string, number] => [
+    SENTENCES[i],
+    each.reduce((sum, value, k) => sum + value * vector[k], 0),
+  ]);
   bars(at("near"), near.sort((a, b) => b[1] - a[1]).slice(0, 4));
   at("embed-status").textContent = `answered in ${ms(took)}`;
 }
@@ -103,12 +141,17 @@ async function compare(text: string): Promise<void> {
 async function main(): Promise<void> {
   const form = at<HTMLFormElement>("form");
   const text = at<HTMLTextAreaElement>("text");
-  const opened = { classify: await open("classify"), embed: await open("embed") };
+  const opened = {
+    classify: await open("classify"),
+    embed: await open("embed"),
+  };
   const run = async (): Promise<void> => {
     const given = text.value.trim();
     if (!given) return;
-    if (opened.classify) await classify(given).catch((error) => failed("classify", error));
-    if (opened.embed) await compare(given).catch((error) => failed("embed", error));
+    if (opened.classify)
+      await classify(given).catch((error) => failed("classify", error));
+    if (opened.embed)
+      await compare(given).catch((error) => failed("embed", error));
     document.body.dataset.answered = given;
   };
   form.addEventListener("submit", (event) => {
@@ -123,7 +166,8 @@ async function main(): Promise<void> {
       at(`${model}-status`).textContent = "replaying golden samples …";
       try {
         const { answer, ms: took } = await ask({ kind: "verify", model });
-        at(`${model}-status`).textContent = `${answer} (${(took / 1e3).toFixed(1)} s)`;
+        at(`${model}-status`).textContent =
+          `${answer} (${(took / 1e3).toFixed(1)} s)`;
       } catch (error) {
         failed(model, error);
       }
@@ -142,11 +186,15 @@ online();
 /** Offline after the first load. Service workers exist on https and localhost alone; without one the page works all the same. */
 async function install(): Promise<void> {
   if (!("serviceWorker" in navigator)) return;
-  const { installing, active } = await navigator.serviceWorker.register("sw.js");
+  const { installing, active } =
+    await navigator.serviceWorker.register("sw.js");
   if (active === null && installing !== null) {
     await new Promise<void>((resolve) => {
       // "redundant": a file could not be kept; the page goes on without.
-      const heard = (): void => void (["activated", "redundant"].includes(installing.state) && resolve());
+      const heard = (): void =>
+        void (
+          ["activated", "redundant"].includes(installing.state) && resolve()
+        );
       installing.addEventListener("statechange", heard);
       heard();
     });

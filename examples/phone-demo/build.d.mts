@@ -1,1 +1,4 @@
-export function buildDemo(bundles: { classify: string; embed: string }, out: string): Promise<void>;
+export function buildDemo(
+  bundles: { classify: string; embed: string },
+  out: string,
+): Promise<void>;

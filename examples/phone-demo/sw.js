@@ -9,7 +9,8 @@ self.addEventListener("install", (event) => {
   event.waitUntil(
     (async () => {
       const cache = await caches.open(BUILD);
-      for (const file of FILES) await cache.add(new Request(file, { cache: "reload" }));
+      for (const file of FILES)
+        await cache.add(new Request(file, { cache: "reload" }));
       await self.skipWaiting();
     })(),
   );
@@ -18,7 +19,9 @@ self.addEventListener("install", (event) => {
 self.addEventListener("activate", (event) => {
   event.waitUntil(
     (async () => {
-      for (const name of await caches.keys()) if (name.startsWith("phone-demo-") && name !== BUILD) await caches.delete(name);
+      for (const name of await caches.keys())
+        if (name.startsWith("phone-demo-") && name !== BUILD)
+          await caches.delete(name);
       await self.clients.claim();
     })(),
   );
@@ -26,7 +29,11 @@ self.addEventListener("activate", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
-  if (request.method !== "GET" || new URL(request.url).origin !== location.origin) return;
+  if (
+    request.method !== "GET" ||
+    new URL(request.url).origin !== location.origin
+  )
+    return;
   event.respondWith(
     (async () => {
       const cache = await caches.open(BUILD);
@@ -34,7 +41,10 @@ self.addEventListener("fetch", (event) => {
       if (found === undefined) {
         found = await fetch(request);
         // A copy that breaks off in the middle is not kept: `put` refuses it.
-        if (found.ok) event.waitUntil(cache.put(request, found.clone()).catch(() => undefined));
+        if (found.ok)
+          event.waitUntil(
+            cache.put(request, found.clone()).catch(() => undefined),
+          );
       }
       return isolated(found);
     })(),
@@ -47,5 +57,9 @@ function isolated(response) {
   headers.set("Cross-Origin-Opener-Policy", "same-origin");
   headers.set("Cross-Origin-Embedder-Policy", "require-corp");
   headers.set("Cross-Origin-Resource-Policy", "same-origin");
-  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+  return new Response(response.body, {
+    status: response.status,
+    statusText: response.statusText,
+    headers,
+  });
 }

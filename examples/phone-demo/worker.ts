@@ -5,13 +5,29 @@ import { onnxRuntimeWeb } from "satchel-runtime/onnxruntime-web";
 
 export type Asked =
   | { readonly kind: "load"; readonly model: string; readonly at: string }
-  | { readonly kind: "predict"; readonly model: string; readonly input: string | readonly string[]; readonly options?: object }
+  | {
+      readonly kind: "predict";
+      readonly model: string;
+      readonly input: string | readonly string[];
+      readonly options?: object;
+    }
   | { readonly kind: "verify"; readonly model: string };
 
 export type Told =
   | { readonly kind: "progress"; readonly model: string; readonly done: number }
-  | { readonly kind: "answer"; readonly id: number; readonly answer: unknown; readonly ms: number }
-  | { readonly kind: "error"; readonly id: number; readonly what: string; readonly why: string; readonly fix: string };
+  | {
+      readonly kind: "answer";
+      readonly id: number;
+      readonly answer: unknown;
+      readonly ms: number;
+    }
+  | {
+      readonly kind: "error";
+      readonly id: number;
+      readonly what: string;
+      readonly why: string;
+      readonly fix: string;
+    };
 
 const engine = onnxRuntimeWeb({ wasm: new URL("./", import.meta.url) });
 const models = new Map<string, Predictor>();
@@ -31,7 +47,10 @@ async function answer(asked: Asked): Promise<unknown> {
     models.set(model, predictor);
     const [session] = predictor.graphs.values();
     const { name, target, files } = predictor.manifest;
-    const bytes = Object.values(files).reduce((sum, each) => sum + each.bytes, 0);
+    const bytes = Object.values(files).reduce(
+      (sum, each) => sum + each.bytes,
+      0,
+    );
     return { name, scheme: target.scheme, bytes, ...session.used };
   }
   const predictor = models.get(asked.model)!;
@@ -39,16 +58,33 @@ async function answer(asked: Asked): Promise<unknown> {
   return predictor.predict(asked.input, asked.options);
 }
 
-self.onmessage = async ({ data: [id, asked] }: MessageEvent<[number, Asked]>) => {
+self.onmessage = async ({
+  data: [id, asked],
+}: MessageEvent<[number, Asked]>) => {
   const start = performance.now();
   try {
     const found = await answer(asked);
-    self.postMessage({ kind: "answer", id, answer: found, ms: performance.now() - start } satisfies Told);
+    self.postMessage({
+      kind: "answer",
+      id,
+      answer: found,
+      ms: performance.now() - start,
+    } satisfies Told);
   } catch (error) {
     const parts =
       error instanceof SatchelError
         ? error
-        : { what: "Something went wrong.", why: String(error), fix: "reload the page" };
-    self.postMessage({ kind: "error", id, what: parts.what, why: parts.why, fix: parts.fix } satisfies Told);
+        : {
+            what: "Something went wrong.",
+            why: String(error),
+            fix: "reload the page",
+          };
+    self.postMessage({
+      kind: "error",
+      id,
+      what: parts.what,
+      why: parts.why,
+      fix: parts.fix,
+    } satisfies Told);
   }
 };

@@ -57,7 +57,10 @@ export async function buildPage(entryPoints, outdir) {
     outdir,
     chunkNames: "parts/[name]-[hash]",
     // Pages outside of this folder name the package, and find what it needs here.
-    alias: { "satchel-runtime": join(HERE, ENTRIES.index), "satchel-runtime/onnxruntime-web": join(HERE, ENTRIES["onnxruntime-web"]) },
+    alias: {
+      "satchel-runtime": join(HERE, ENTRIES.index),
+      "satchel-runtime/onnxruntime-web": join(HERE, ENTRIES["onnxruntime-web"]),
+    },
     nodePaths: [join(HERE, "node_modules")],
     // Without this condition onnxruntime-web brings its loader inside, and its threads have no file to start from.
     conditions: ["onnxruntime-web-use-extern-wasm"],
@@ -66,7 +69,8 @@ export async function buildPage(entryPoints, outdir) {
     metafile: true,
   });
   const ort = dirname(resolve("onnxruntime-web/ort-wasm-simd-threaded.wasm"));
-  for (const name of ["ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) copyFileSync(join(ort, name), join(outdir, name));
+  for (const name of ["ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"])
+    copyFileSync(join(ort, name), join(outdir, name));
   return found.metafile;
 }
 
@@ -86,7 +90,10 @@ async function main() {
   const dist = join(HERE, "dist");
   rmSync(dist, { recursive: true, force: true });
   await buildPackage(dist);
-  execFileSync(join(HERE, "node_modules", ".bin", "tsc"), ["-p", "tsconfig.build.json"], { cwd: HERE, stdio: "inherit" });
+  execFileSync(join(HERE, "node_modules", ".bin", "tsc"), ["-p", "tsconfig.build.json"], {
+    cwd: HERE,
+    stdio: "inherit",
+  });
   const app = join(dist, "bench", "app");
   mkdirSync(app, { recursive: true });
   await buildPage({ page: "bench/page.ts", worker: "bench/worker.ts" }, app);

@@ -9,7 +9,8 @@ import { onnxRuntimeWeb } from "../src/sessions/onnxruntime_web.js";
 import type { Task } from "../src/tasks/task.js";
 import type { Golden, Job, Latency, Measured, News } from "./contract.js";
 
-const SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her".split(" ");
+const SENTENCE =
+  "the small red car went over the old bridge and then down to the river where we had lunch with her".split(" ");
 const FEWEST = 10; // runs of each length, however slow they are
 const TOLD = 250; // ms between two words about one stage: drawing takes a core from what is measured
 const WINDOW = 10_000; // ms of one point of the curve under load
@@ -43,7 +44,8 @@ async function measure({ base, settings }: Job, tell: Tell): Promise<void> {
   const clock = (): number => performance.now();
   const began = clock();
   const bundle = await openBundle(new URL("bundle/", base), {
-    onProgress: (done, total) => tell({ stage: "fetching the bundle and checking its files", done: total ? done / total : 1 }),
+    onProgress: (done, total) =>
+      tell({ stage: "fetching the bundle and checking its files", done: total ? done / total : 1 }),
   });
   const downloaded = clock();
   const { target } = bundle.manifest;
@@ -104,7 +106,8 @@ async function measure({ base, settings }: Job, tell: Tell): Promise<void> {
 
   const [item, tokens] = inputs[Math.floor(inputs.length / 2)] ?? [first, 0];
   const minutes = settings.sustain_minutes ?? 0;
-  const sustained = minutes > 0 ? await sustain(() => predictor.predict(item.input, options), minutes * 60_000, tokens, tell) : null;
+  const sustained =
+    minutes > 0 ? await sustain(() => predictor.predict(item.input, options), minutes * 60_000, tokens, tell) : null;
 
   const [session] = predictor.graphs.values();
   const { engine, threads: used, delegate } = session.used;
@@ -159,7 +162,12 @@ async function prove(predictor: Predictor, tell: Tell): Promise<Golden> {
   return { finding: found.finding, says: found.says, seconds: (performance.now() - start) / 1e3, parity: found.parity };
 }
 
-async function sustain(call: () => Promise<unknown>, whole: number, tokens: number, tell: Tell): Promise<Measured["sustained"]> {
+async function sustain(
+  call: () => Promise<unknown>,
+  whole: number,
+  tokens: number,
+  tell: Tell,
+): Promise<Measured["sustained"]> {
   const windows: { seconds: number; latency: number[] | Latency }[] = [];
   const begun = performance.now();
   while (performance.now() - begun < whole) {

@@ -29,7 +29,9 @@ function progress(stage: string, done: number): void {
   if (stage === stageTold && now - told < 400) return;
   told = now;
   stageTold = stage;
-  fetch(new URL("progress", base), { method: "POST", body: json({ stage, done }), keepalive: true }).catch(() => undefined);
+  fetch(new URL("progress", base), { method: "POST", body: json({ stage, done }), keepalive: true }).catch(
+    () => undefined,
+  );
 }
 
 async function main(): Promise<void> {
@@ -37,7 +39,9 @@ async function main(): Promise<void> {
   if (settings === null) return;
   const manifest = await (await fetch(new URL("bundle/bundle.json", base))).json().catch(() => null);
   at("name").textContent = manifest?.name ?? "a bundle";
-  at("what").textContent = manifest ? `${manifest.tasks?.[0]?.name}, ${manifest.target?.format} ${manifest.target?.scheme}` : "";
+  at("what").textContent = manifest
+    ? `${manifest.tasks?.[0]?.name}, ${manifest.target?.format} ${manifest.target?.scheme}`
+    : "";
   await keepAwake();
   const device = await describe();
   let result: Result;
@@ -51,7 +55,9 @@ async function main(): Promise<void> {
   show(result);
   try {
     const answer = await fetch(new URL("result", base), { method: "POST", body: json(result) });
-    at("sent").textContent = answer.ok ? "Sent. You can close this page." : `The server did not take it (${answer.status}).`;
+    at("sent").textContent = answer.ok
+      ? "Sent. You can close this page."
+      : `The server did not take it (${answer.status}).`;
   } catch {
     at("sent").textContent = "The server is gone: the result is only here.";
   }
@@ -63,12 +69,22 @@ async function settingsOf(): Promise<Settings | null> {
   try {
     answer = await fetch(new URL("settings.json", base), { cache: "no-store" });
   } catch {
-    fail({ what: "The server does not answer.", why: "the link was for another time, or another network", fix: "run satchel bench again" });
+    fail({
+      what: "The server does not answer.",
+      why: "the link was for another time, or another network",
+      fix: "run satchel bench again",
+    });
     return null;
   }
   const said = await answer.json().catch(() => null);
   if (answer.ok && said !== null) return said;
-  fail(said?.error ?? { what: "There is nothing to measure.", why: `the server answers ${answer.status}`, fix: "run satchel bench again for a new link" });
+  fail(
+    said?.error ?? {
+      what: "There is nothing to measure.",
+      why: `the server answers ${answer.status}`,
+      fix: "run satchel bench again for a new link",
+    },
+  );
   over = true; // nobody waits for this page
   return null;
 }
@@ -107,7 +123,10 @@ async function describe(): Promise<Device> {
   const nav = navigator as Navigator & {
     deviceMemory?: number;
     gpu?: unknown;
-    userAgentData?: { platform?: string; getHighEntropyValues?(names: string[]): Promise<{ model?: string; platformVersion?: string }> };
+    userAgentData?: {
+      platform?: string;
+      getHighEntropyValues?(names: string[]): Promise<{ model?: string; platformVersion?: string }>;
+    };
   };
   const high = await nav.userAgentData?.getHighEntropyValues?.(["model", "platformVersion"]).catch(() => undefined);
   const platform = nav.userAgentData?.platform ?? null;
@@ -135,7 +154,10 @@ function askMemory(): void {
     measureUserAgentSpecificMemory?(): Promise<{ bytes: number }>;
   };
   if (asked !== null || measure === undefined || !crossOriginIsolated) return;
-  asked = measure.call(performance).then(({ bytes }) => bytes, () => null);
+  asked = measure.call(performance).then(
+    ({ bytes }) => bytes,
+    () => null,
+  );
 }
 
 /** What the browser says, if it says it soon, and otherwise what the engine has. */
@@ -169,7 +191,12 @@ function show(result: Result): void {
   const ms = (value: number): string => `${value < 10 ? value.toFixed(2) : value.toFixed(value < 100 ? 1 : 0)} ms`;
   const rows = Object.entries(measured.latency).map(([tokens, times]) => {
     const sorted = Float64Array.from(times).sort();
-    return [measured.shape || `${tokens} tokens`, ms(quantile(sorted, 0.5)), ms(quantile(sorted, 0.95)), String(times.length)];
+    return [
+      measured.shape || `${tokens} tokens`,
+      ms(quantile(sorted, 0.5)),
+      ms(quantile(sorted, 0.95)),
+      String(times.length),
+    ];
   });
   const { cold } = measured;
   at("found").replaceChildren(

@@ -20,7 +20,12 @@ if (!folder) {
   process.exit(2);
 }
 const page = mkdtempSync(join(tmpdir(), "satchel-overhead-"));
-const TYPES = { ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json" };
+const TYPES = {
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+  ".json": "application/json",
+};
 
 await buildPage({ overhead: "benchmarks/overhead.ts" }, page);
 const server = createServer((request, response) => {
@@ -28,7 +33,10 @@ const server = createServer((request, response) => {
   response.setHeader("Cross-Origin-Opener-Policy", "same-origin");
   response.setHeader("Cross-Origin-Embedder-Policy", "require-corp");
   const file = join({ page, bundle: resolve(folder) }[root] ?? "/nowhere", ...rest);
-  if (!root) return response.setHeader("Content-Type", "text/html").end("<!doctype html><script type=module src=page/overhead.js></script>");
+  if (!root)
+    return response
+      .setHeader("Content-Type", "text/html")
+      .end("<!doctype html><script type=module src=page/overhead.js></script>");
   try {
     if (!statSync(file).isFile()) throw new Error(file);
     response.setHeader("Content-Type", TYPES[extname(file)] ?? "application/octet-stream");

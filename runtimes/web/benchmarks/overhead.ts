@@ -5,7 +5,8 @@ import * as ort from "onnxruntime-web/wasm";
 import { load, openBundle, Predictor, Tokenizer } from "../src/index.js";
 import { onnxRuntimeWeb } from "../src/sessions/onnxruntime_web.js";
 
-const SENTENCE = "the small red car went over the old bridge and then down to the river where we had lunch with her".split(" ");
+const SENTENCE =
+  "the small red car went over the old bridge and then down to the river where we had lunch with her".split(" ");
 const SETTLE = 3; // runs of a call right after another's meet caches that the other has filled
 
 export interface Compared {
@@ -25,7 +26,10 @@ async function compare(folder: string, lengths: readonly number[], runs: number,
   const json = JSON.parse(bundle.text("tokenizer.json"));
   const engine = onnxRuntimeWeb({ wasm: here, module: async () => ort });
   const predictor: Predictor = await load(bundle, { engine, threads });
-  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  const session = await ort.InferenceSession.create(graph, {
+    executionProviders: ["wasm"],
+    graphOptimizationLevel: "all",
+  });
   const theirs = new Theirs(json, JSON.parse(bundle.text("tokenizer_config.json")));
   const own = new Tokenizer(json);
 

@@ -48,7 +48,10 @@ const LISTED = 2;
 export function readItems(bundle: Bundle): GoldenItem[] {
   const name = bundle.manifest.golden.inputs;
   const damaged = (why: string): IntegrityError =>
-    new IntegrityError(`Cannot read the golden samples of ${bundle.path}.`, { why: `${name}: ${why}`, fix: "convert the model again" });
+    new IntegrityError(`Cannot read the golden samples of ${bundle.path}.`, {
+      why: `${name}: ${why}`,
+      fix: "convert the model again",
+    });
   let raw: Json;
   try {
     raw = JSON.parse(bundle.text(name));
@@ -74,7 +77,17 @@ export function readRecords(bytes: Uint8Array, where: string): Sample[] {
   };
   try {
     const index = JSON.parse(new TextDecoder().decode(tensors.index.data as Uint8Array<ArrayBuffer>));
-    for (const [place, name, kind, shape, , peak, count, how, tops] of index as [number, string, Kind, number[], number, number, number, number, number][]) {
+    for (const [place, name, kind, shape, , peak, count, how, tops] of index as [
+      number,
+      string,
+      Kind,
+      number[],
+      number,
+      number,
+      number,
+      number,
+      number,
+    ][]) {
       while (samples.length <= place) samples.push({});
       const values = take<Float32Array>("values", count);
       let positions: ArrayLike<number> | null = null;
@@ -103,7 +116,10 @@ function answersOf(task: Task, outputs: Tensors, scores: Tensors, place: number)
     const size = sizeOf(value.shape);
     if (size > RAW_LIMIT) {
       const all = floats(value);
-      tensor = float32([RAW_LIMIT], Float32Array.from(spreadPositions(size, RAW_LIMIT, 0), (i) => all[i]));
+      tensor = float32(
+        [RAW_LIMIT],
+        Float32Array.from(spreadPositions(size, RAW_LIMIT, 0), (i) => all[i]),
+      );
     } else tensor = { ...value, data: value.data.slice() as typeof value.data }; // the batch may be gone by then
     answers[`${place}/raw/${name}`] = tensor;
   }
@@ -139,7 +155,11 @@ export async function runItems(
     const groups = batchSize > 1 ? [keys] : keys.map((key) => [key]);
     for (const group of groups) {
       const runner = tasks.get(items[users.get(group[0])![0][0]].task)!; // tasks that share rows run them alike
-      for await (const [k, outputs] of runner.forward(graphs, group.map((key) => rows.get(key)!), batchSize)) {
+      for await (const [k, outputs] of runner.forward(
+        graphs,
+        group.map((key) => rows.get(key)!),
+        batchSize,
+      )) {
         for (const [i, place, row] of users.get(group[k])!) {
           const task = tasks.get(items[i].task)!;
           const scores = task.score(outputs, row);
@@ -152,7 +172,10 @@ export async function runItems(
     }
   }
   for (const [i, pairs] of joined) {
-    const whole = tasks.get(items[i].task)!.join(pairs.map(([row]) => row), pairs.map(([, scores]) => scores));
+    const whole = tasks.get(items[i].task)!.join(
+      pairs.map(([row]) => row),
+      pairs.map(([, scores]) => scores),
+    );
     for (const [name, value] of Object.entries(whole)) answers[i][`0/judged/${name}`] = value;
   }
   return answers;
@@ -161,7 +184,11 @@ export async function runItems(
 /** Run a bundle's golden samples here and compare with what travelled in it. */
 export async function replay(
   predictor: Predictor,
-  { limits, batchSize = 8, onProgress }: { limits?: Limits; batchSize?: number; onProgress?: (done: number) => void } = {},
+  {
+    limits,
+    batchSize = 8,
+    onProgress,
+  }: { limits?: Limits; batchSize?: number; onProgress?: (done: number) => void } = {},
 ): Promise<Replay> {
   const { bundle } = predictor;
   const { golden, target } = bundle.manifest;
@@ -199,7 +226,15 @@ function judgeTasks(
   const judged = new Map<string, Parity>();
   for (const name of new Set(items.map((item) => item.task))) {
     const places = items.flatMap((item, i) => (item.task === name ? [i] : []));
-    judged.set(name, judge(places.map((i) => reference[i]), places.map((i) => answers[i]), limits, what));
+    judged.set(
+      name,
+      judge(
+        places.map((i) => reference[i]),
+        places.map((i) => answers[i]),
+        limits,
+        what,
+      ),
+    );
   }
   return judged;
 }

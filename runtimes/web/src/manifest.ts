@@ -10,7 +10,7 @@ const MAX_DEPTH = 32;
 const MAX_DIGITS = 400;
 
 /** What JSON holds; each step names its own options. */
-export type Json = any; // eslint-disable-line -- as `Any` in the Python runtime
+export type Json = any; // as `Any` in the Python runtime
 
 export interface TensorSpec {
   readonly name: string;
@@ -126,7 +126,8 @@ export function parseManifest(bytes: Uint8Array, where: string): Manifest {
     }
   }
   for (const [name, digest] of Object.entries(manifest.files)) {
-    if (digest.bytes < 0 || !/^[0-9a-f]{64}$/.test(digest.sha256)) throw altered(where, `the digest of '${name}' is not one`);
+    if (digest.bytes < 0 || !/^[0-9a-f]{64}$/.test(digest.sha256))
+      throw altered(where, `the digest of '${name}' is not one`);
   }
   for (const graph of manifest.graphs) {
     if (graph.weights && folderOf(graph.weights) !== folderOf(graph.file)) {
@@ -179,7 +180,8 @@ function parseJson(bytes: Uint8Array, where: string): Record<string, Json> {
   } catch (error) {
     throw altered(where, `${MANIFEST_NAME} is not valid JSON: ${(error as Error).message}`);
   }
-  if (typeof raw !== "object" || raw === null || Array.isArray(raw)) throw altered(where, `${MANIFEST_NAME} is not a JSON object`);
+  if (typeof raw !== "object" || raw === null || Array.isArray(raw))
+    throw altered(where, `${MANIFEST_NAME} is not a JSON object`);
   return raw;
 }
 
@@ -194,7 +196,16 @@ function checkTokens(text: string): void {
     else if (word === "}" || word === "]") keys.pop();
     else if (word[0] === '"') {
       const known = keys[keys.length - 1];
-      if (!known || !/^\s*:/.test(text.slice(token.lastIndex, token.lastIndex + 64).trimStart().slice(0, 1))) continue;
+      if (
+        !known ||
+        !/^\s*:/.test(
+          text
+            .slice(token.lastIndex, token.lastIndex + 64)
+            .trimStart()
+            .slice(0, 1),
+        )
+      )
+        continue;
       const key = JSON.parse(word) as string;
       if (known.has(key)) throw new Error("a key stands twice");
       known.add(key);
@@ -207,7 +218,8 @@ function checkTokens(text: string): void {
 function checkTree(raw: Json): void {
   if (typeof raw === "string") {
     // Half a surrogate pair, which no file name can hold.
-    if (/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(raw)) throw new Error("half a character");
+    if (/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/.test(raw))
+      throw new Error("half a character");
   } else if (Array.isArray(raw)) raw.forEach(checkTree);
   else if (raw !== null && typeof raw === "object") {
     for (const [key, value] of Object.entries(raw)) {
@@ -248,7 +260,9 @@ function check(kind: Schema, raw: Json, at: string, where: string): void {
   if (kind.items) (raw as Json[]).forEach((each, i) => check(kind.items!, each, `${at}[${i}]`, where));
   if (kind.type !== "object") return;
   if (kind.properties) {
-    const unknown = Object.keys(raw).sort().find((key) => !Object.hasOwn(kind.properties!, key));
+    const unknown = Object.keys(raw)
+      .sort()
+      .find((key) => !Object.hasOwn(kind.properties!, key));
     const missing = kind.required?.find((key) => !Object.hasOwn(raw, key));
     if (unknown !== undefined) throw altered(where, `${at} has the unknown key '${unknown}'`);
     if (missing !== undefined) throw altered(where, `${at} lacks the key '${missing}'`);

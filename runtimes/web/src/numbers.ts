@@ -7,7 +7,8 @@ function byRow(tensor: Tensor, each: (row: Float32Array, out: Float32Array) => v
   const values = floats(tensor);
   const width = tensor.shape[tensor.shape.length - 1] ?? 1;
   const made = new Float32Array(values.length);
-  for (let at = 0; at < values.length; at += width) each(values.subarray(at, at + width), made.subarray(at, at + width));
+  for (let at = 0; at < values.length; at += width)
+    each(values.subarray(at, at + width), made.subarray(at, at + width));
   return float32(tensor.shape, made);
 }
 

@@ -117,7 +117,12 @@ export function spreadPositions(size: number, keep: number, seed: number): Float
 }
 
 /** Compare each answer with the reference's record of the same sample. */
-export function judge(reference: readonly Sample[], answers: readonly Answers[], allowed: Limits, what = "single"): Parity {
+export function judge(
+  reference: readonly Sample[],
+  answers: readonly Answers[],
+  allowed: Limits,
+  what = "single",
+): Parity {
   const failed = (why: string, where: string): Parity => ({
     passed: false,
     figures: {},
@@ -128,7 +133,11 @@ export function judge(reference: readonly Sample[], answers: readonly Answers[],
   });
   const broken = brokenReference(reference);
   if (broken) return failed(broken, "reference");
-  if (reference.some((each) => Object.values(each).some((record) => record.kind === "vector" && record.positions !== null))) {
+  if (
+    reference.some((each) =>
+      Object.values(each).some((record) => record.kind === "vector" && record.positions !== null),
+    )
+  ) {
     allowed = widened(allowed);
   }
   const found: Record<Kind, number[]> = {
@@ -152,7 +161,10 @@ export function judge(reference: readonly Sample[], answers: readonly Answers[],
       const tensor = answers[index]?.[name];
       if (tensor === undefined) return failed(`the output '${name}' is missing`, where);
       if (tensor.shape.join() !== expected.shape.join()) {
-        return failed(`the shape is (${tensor.shape.join(", ")}), the reference's is (${expected.shape.join(", ")})`, where);
+        return failed(
+          `the shape is (${tensor.shape.join(", ")}), the reference's is (${expected.shape.join(", ")})`,
+          where,
+        );
       }
       const actual = floats(tensor);
       if (actual.some(Number.isNaN)) return failed("the answer holds NaN", where);
@@ -362,4 +374,3 @@ export function percentile(values: ArrayLike<number>, q: number): number {
   const above = Math.min(below + 1, sorted.length - 1);
   return sorted[below] + (sorted[above] - sorted[below]) * (place - below);
 }
-

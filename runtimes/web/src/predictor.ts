@@ -99,7 +99,9 @@ export class Predictor {
   async *stream(input: Input, options: PredictOptions = {}): AsyncGenerator<string> {
     const { task, batch_size: _, ...own } = options;
     const server = await this.openTask(task ?? this.#default);
-    const stream = (server as Task & { stream?: (graphs: unknown, input: Input, options: Options) => AsyncGenerator<string> }).stream;
+    const stream = (
+      server as Task & { stream?: (graphs: unknown, input: Input, options: Options) => AsyncGenerator<string> }
+    ).stream;
     if (stream === undefined) {
       throw new UsageError("Cannot stream.", { why: `${server.name} does not write text`, fix: "use predict" });
     }

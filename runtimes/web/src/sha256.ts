@@ -13,8 +13,8 @@ export async function sha256(bytes: Uint8Array): Promise<string> {
 
 /** The same without the browser (FIPS 180-4). */
 export function sha256Here(bytes: Uint8Array): string {
-  const state = new Uint32Array(INITIAL);
-  const words = new Uint32Array(64);
+  const state = Int32Array.from(INITIAL);
+  const words = new Int32Array(64); // signed: what is above 2 ** 31 would be a double, and four times as slow
   const whole = bytes.length - (bytes.length % 64);
   for (let at = 0; at < whole; at += 64) compress(state, words, bytes, at);
   const rest = bytes.subarray(whole);
@@ -27,7 +27,7 @@ export function sha256Here(bytes: Uint8Array): string {
   for (let at = 0; at < tail.length; at += 64) compress(state, words, tail, at);
   const out = new Uint8Array(32);
   const outView = new DataView(out.buffer);
-  state.forEach((word, i) => outView.setUint32(i * 4, word));
+  state.forEach((word, i) => outView.setInt32(i * 4, word));
   return hex(out);
 }
 
@@ -39,10 +39,10 @@ const primes: number[] = [];
 for (let n = 2; primes.length < 64; n++) if (primes.every((p) => n % p !== 0)) primes.push(n);
 const fraction = (value: number): number => Math.floor((value - Math.floor(value)) * 2 ** 32);
 // The first 32 bits of the fractions of roots of primes; a double's 52 bits hold them exactly enough.
-const ROUNDS = new Uint32Array(primes.map((p) => fraction(Math.cbrt(p))));
-const INITIAL = primes.slice(0, 8).map((p) => fraction(Math.sqrt(p)));
+const ROUNDS = Int32Array.from(primes, (p) => fraction(Math.cbrt(p)) | 0);
+const INITIAL = primes.slice(0, 8).map((p) => fraction(Math.sqrt(p)) | 0);
 
-function compress(state: Uint32Array, w: Uint32Array, bytes: Uint8Array, at: number): void {
+function compress(state: Int32Array, w: Int32Array, bytes: Uint8Array, at: number): void {
   for (let i = 0; i < 16; i++, at += 4) {
     w[i] = (bytes[at] << 24) | (bytes[at + 1] << 16) | (bytes[at + 2] << 8) | bytes[at + 3];
   }
@@ -53,7 +53,14 @@ function compress(state: Uint32Array, w: Uint32Array, bytes: Uint8Array, at: num
     const s1 = ((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10);
     w[i] = (w[i - 16] + s0 + w[i - 7] + s1) | 0;
   }
-  let [a, b, c, d, e, f, g, h] = state;
+  let a = state[0];
+  let b = state[1];
+  let c = state[2];
+  let d = state[3];
+  let e = state[4];
+  let f = state[5];
+  let g = state[6];
+  let h = state[7];
   for (let i = 0; i < 64; i++) {
     const s1 = ((e >>> 6) | (e << 26)) ^ ((e >>> 11) | (e << 21)) ^ ((e >>> 25) | (e << 7));
     const t1 = (h + s1 + ((e & f) ^ (~e & g)) + ROUNDS[i] + w[i]) | 0;

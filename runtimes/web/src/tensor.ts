@@ -154,7 +154,8 @@ export function unpackTensors(bytes: Uint8Array, where: string): Record<string, 
     if (dtype === undefined || !Array.isArray(shape) || !shape.every((n) => Number.isSafeInteger(n) && n >= 0)) {
       throw damaged(`'${name}' has no type or shape`);
     }
-    if (!(start >= 0 && start <= end && body + end <= bytes.length)) throw damaged(`the offsets of '${name}' leave the file`);
+    if (!(start >= 0 && start <= end && body + end <= bytes.length))
+      throw damaged(`the offsets of '${name}' leave the file`);
     const kind = ARRAYS[dtype];
     if (end - start !== sizeOf(shape) * kind.BYTES_PER_ELEMENT) throw damaged(`'${name}' does not fit its shape`);
     // A copy: typed arrays begin at multiples of their element, and a file may begin anywhere.

@@ -65,7 +65,8 @@ async function directory(blob: Blob, name: string): Promise<Map<string, Member>>
   const utf8 = new TextDecoder("utf-8");
   let place = 0;
   for (let i = 0; i < count; i++) {
-    if (place + 46 > size || entries.getUint32(place, true) !== ENTRY) throw altered(name, "the zip's directory is damaged");
+    if (place + 46 > size || entries.getUint32(place, true) !== ENTRY)
+      throw altered(name, "the zip's directory is damaged");
     const flags = entries.getUint16(place + 8, true);
     const method = entries.getUint16(place + 10, true);
     const nameLength = entries.getUint16(place + 28, true);

@@ -13,7 +13,13 @@ const TOKEN = "a-token";
 const CSP =
   "default-src 'self' blob:; script-src 'self' blob: 'wasm-unsafe-eval'; style-src 'self' 'unsafe-inline'; " +
   "img-src 'self' data: blob:; form-action 'none'; frame-ancestors 'none'";
-const TYPES: Record<string, string> = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm", ".json": "application/json" };
+const TYPES: Record<string, string> = {
+  ".html": "text/html; charset=utf-8",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+  ".json": "application/json",
+};
 
 interface Site {
   server: Server;
@@ -24,7 +30,11 @@ interface Site {
 
 type Change = (name: string, bytes: Buffer) => Buffer | null;
 
-async function site(bundle: string, settings: object, { isolated = true, change }: { isolated?: boolean; change?: Change } = {}): Promise<Site> {
+async function site(
+  bundle: string,
+  settings: object,
+  { isolated = true, change }: { isolated?: boolean; change?: Change } = {},
+): Promise<Site> {
   const progress: any[] = [];
   let finish: (result: any) => void;
   const result = new Promise<any>((resolve) => (finish = resolve));
@@ -32,7 +42,11 @@ async function site(bundle: string, settings: object, { isolated = true, change 
     const path = decodeURIComponent(new URL(request.url!, "http://x").pathname);
     const name = path.startsWith(`/${TOKEN}/`) ? path.slice(TOKEN.length + 2) : "/";
     if (isolated) {
-      for (const [key, value] of [["Opener", "same-origin"], ["Embedder", "require-corp"]]) response.setHeader(`Cross-Origin-${key}-Policy`, value);
+      for (const [key, value] of [
+        ["Opener", "same-origin"],
+        ["Embedder", "require-corp"],
+      ])
+        response.setHeader(`Cross-Origin-${key}-Policy`, value);
     }
     response.setHeader("Cross-Origin-Resource-Policy", "same-origin");
     response.setHeader("Content-Security-Policy", CSP);
@@ -63,7 +77,12 @@ async function site(bundle: string, settings: object, { isolated = true, change 
     }
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { server, address: `http://127.0.0.1:${(server.address() as { port: number }).port}/${TOKEN}/`, progress, result };
+  return {
+    server,
+    address: `http://127.0.0.1:${(server.address() as { port: number }).port}/${TOKEN}/`,
+    progress,
+    result,
+  };
 }
 
 describe.skipIf(chromiumPath() === null)("the measuring page", () => {
@@ -73,7 +92,11 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
   const noise: string[] = [];
 
   beforeAll(async () => {
-    execFileSync(join(ROOT, ".venv/bin/python"), ["-m", "tests.web_bundles", join(CACHE, "bundles"), "classes", "tflite"], { cwd: ROOT, stdio: ["ignore", "ignore", "ignore"] });
+    execFileSync(
+      join(ROOT, ".venv/bin/python"),
+      ["-m", "tests.web_bundles", join(CACHE, "bundles"), "classes", "tflite"],
+      { cwd: ROOT, stdio: ["ignore", "ignore", "ignore"] },
+    );
     execFileSync("npm", ["run", "build"], { cwd: join(ROOT, "runtimes/web"), stdio: "ignore" });
     browser = await openBrowser();
   }, 900_000);
@@ -87,7 +110,11 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
 
   afterAll(() => browser?.close());
 
-  const visit = async (bundle: string, settings: object, how: Parameters<typeof site>[2] & { phone?: object } = {}): Promise<Site> => {
+  const visit = async (
+    bundle: string,
+    settings: object,
+    how: Parameters<typeof site>[2] & { phone?: object } = {},
+  ): Promise<Site> => {
     open = await site(join(CACHE, "bundles", bundle, "bundle"), settings, how);
     page = await openPhone(browser, how.phone);
     page.on("console", (message) => noise.push(message.text()));
@@ -96,7 +123,15 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
     return open;
   };
 
-  const SHORT = { threads: null, seconds: 0.2, runs: 50, warmup: 2, lengths: [16, 64], sustain_minutes: 0, engine: null };
+  const SHORT = {
+    threads: null,
+    seconds: 0.2,
+    runs: 50,
+    warmup: 2,
+    lengths: [16, 64],
+    sustain_minutes: 0,
+    engine: null,
+  };
 
   test.each([
     ["classes", "onnxruntime-web", 2],
@@ -134,7 +169,8 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
   });
 
   test("an altered file is refused in the words of the runtime", { timeout: 60_000 }, async () => {
-    const flip: Change = (name, bytes) => (name.endsWith("model.onnx") ? Buffer.concat([bytes.subarray(0, -1), Buffer.from([bytes.at(-1)! ^ 1])]) : bytes);
+    const flip: Change = (name, bytes) =>
+      name.endsWith("model.onnx") ? Buffer.concat([bytes.subarray(0, -1), Buffer.from([bytes.at(-1)! ^ 1])]) : bytes;
     const { result } = await visit("classes", SHORT, { change: flip });
 
     const { ok, error } = await result;
@@ -145,7 +181,9 @@ describe.skipIf(chromiumPath() === null)("the measuring page", () => {
   });
 
   test("a connection that breaks in the middle of a file is named", { timeout: 60_000 }, async () => {
-    const { result } = await visit("classes", SHORT, { change: (name, bytes) => (name.endsWith("model.onnx") ? null : bytes) });
+    const { result } = await visit("classes", SHORT, {
+      change: (name, bytes) => (name.endsWith("model.onnx") ? null : bytes),
+    });
 
     const { error } = await result;
 

@@ -3,7 +3,15 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 import { describe, expect, test } from "vitest";
-import { IntegrityError, SatchelError, SupportError, UsageError, load, openBundle, type BundleFiles } from "../src/index.js";
+import {
+  IntegrityError,
+  SatchelError,
+  SupportError,
+  UsageError,
+  load,
+  openBundle,
+  type BundleFiles,
+} from "../src/index.js";
 
 const GRAPH = new TextEncoder().encode("a graph");
 
@@ -17,7 +25,12 @@ function manifest(change: (plain: any) => void = () => undefined): any {
   const plain = {
     name: "a test",
     source: { id: "x", revision: null, license: null, model_type: "bert", architecture: "B", parameters: 1 },
-    target: { device: "browser-mobile", format: "onnx", scheme: "fp32", engine: { name: "onnxruntime", version: ">=1.17" } },
+    target: {
+      device: "browser-mobile",
+      format: "onnx",
+      scheme: "fp32",
+      engine: { name: "onnxruntime", version: ">=1.17" },
+    },
     tasks: [{ name: "feature-extraction", preprocess: [], postprocess: [] }],
     graphs: [{ component: "model", file: "model.onnx", inputs: [], outputs: [] }],
     golden: { inputs: "golden/inputs.json", reference: "golden/reference", artifact: "golden/artifact" },
@@ -112,8 +125,16 @@ describe("what is not whole is refused", () => {
   const text = JSON.stringify(manifest());
   const unknown = manifest((plain) => (plain.graphs[0].code = "x"));
   const cases: [string, Parameters<typeof openBundle>[0], RegExp][] = [
-    ["a truncated file", inMemory(manifest(), { "model.onnx": short }), /'model.onnx' has 3 bytes, the manifest says 7/],
-    ["an altered file", inMemory(manifest(), { "model.onnx": other }), /'model.onnx' was altered: its sha256 is [0-9a-f]{12}…/],
+    [
+      "a truncated file",
+      inMemory(manifest(), { "model.onnx": short }),
+      /'model.onnx' has 3 bytes, the manifest says 7/,
+    ],
+    [
+      "an altered file",
+      inMemory(manifest(), { "model.onnx": other }),
+      /'model.onnx' was altered: its sha256 is [0-9a-f]{12}…/,
+    ],
     ["a missing file", inMemory(manifest(), { "model.onnx": null }), /'model.onnx' is missing/],
     ["another schema", inMemory(manifest((plain) => (plain.schema = 3))), /it has schema 3; this runtime reads 1/],
     ["an unknown key", inMemory(unknown), /bundle.json: graphs\[0\] has the unknown key 'code'/],
@@ -122,10 +143,22 @@ describe("what is not whole is refused", () => {
     ["a key that stands twice", inMemory(text.replace('"schema":1', '"schema":1,"schema":1')), /a key stands twice/],
     ["no JSON", inMemory(text.slice(0, -1)), /is not valid JSON/],
     ["a number without end", inMemory(text.replace('"size_bytes":1', '"size_bytes":1e999')), /too large for a number/],
-    ["deep nesting", inMemory(text.replace('"toolchain":{}', `"toolchain":{"a":${"[".repeat(40)}${"]".repeat(40)}}`)), /deeper than 32/],
-    ["a path upwards", inMemory(manifest((plain) => (plain.golden.inputs = "../inputs.json"))), /'..\/inputs.json', which leaves/],
+    [
+      "deep nesting",
+      inMemory(text.replace('"toolchain":{}', `"toolchain":{"a":${"[".repeat(40)}${"]".repeat(40)}}`)),
+      /deeper than 32/,
+    ],
+    [
+      "a path upwards",
+      inMemory(manifest((plain) => (plain.golden.inputs = "../inputs.json"))),
+      /'..\/inputs.json', which leaves/,
+    ],
     ["a drive", inMemory(manifest((plain) => (plain.graphs[0].file = "C:model"))), /leaves the bundle/],
-    ["a file that is not listed", inMemory(manifest((plain) => (plain.graphs[0].file = "other.onnx"))), /does not list/],
+    [
+      "a file that is not listed",
+      inMemory(manifest((plain) => (plain.graphs[0].file = "other.onnx"))),
+      /does not list/,
+    ],
     ["a bundle that its gates refused", inMemory(manifest((plain) => (plain.failed = true))), /its gates refused it/],
     ["a compressed zip", zipOf(members(manifest()), { method: 8 }), /is compressed/],
     ["a zip with a file twice", zipOf(members(manifest()), { twice: "model.onnx" }), /holds 'model.onnx' twice/],
@@ -151,8 +184,13 @@ test("where there is no bundle at all, it says so", async () => {
 });
 
 describe("over a network", () => {
-  const served = async (answer: (name: string, response: any) => void, run: (address: string) => Promise<void>): Promise<void> => {
-    const server = createServer((request, response) => answer(decodeURIComponent(request.url!.split("?")[0].slice(3)), response));
+  const served = async (
+    answer: (name: string, response: any) => void,
+    run: (address: string) => Promise<void>,
+  ): Promise<void> => {
+    const server = createServer((request, response) =>
+      answer(decodeURIComponent(request.url!.split("?")[0].slice(3)), response),
+    );
     await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
     try {
       await run(`http://127.0.0.1:${(server.address() as { port: number }).port}/b/`);
@@ -195,7 +233,8 @@ describe("over a network", () => {
           pour();
         }
       },
-      async (address) => expect((await refusal(address)).why).toMatch(/'model.onnx' has \d+ bytes, the manifest says 7/),
+      async (address) =>
+        expect((await refusal(address)).why).toMatch(/'model.onnx' has \d+ bytes, the manifest says 7/),
     ));
 
   test("a server that refuses, and one that is not there", () =>
@@ -213,10 +252,17 @@ describe("over a network", () => {
 
 test("a bundle for another engine, or a task that is not here, says what would do", async () => {
   const tflite = manifest((plain) => (plain.target.format = "tflite"));
-  const engine = { format: "onnx", openSession: async () => { throw new Error("not reached"); } }; // prettier-ignore
+  const engine = {
+    format: "onnx",
+    openSession: async () => {
+      throw new Error("not reached");
+    },
+  };
   const table = manifest((plain) => (plain.tasks[0].name = "table-question-answering"));
 
   await expect(load(inMemory(tflite), { engine })).rejects.toThrow(/holds 'tflite'; the engines given here run onnx/);
   await expect(load(inMemory(table), { engine })).rejects.toThrow(SupportError);
-  await expect(load(inMemory(manifest()), { engine, task: "fill-mask" })).rejects.toThrow(/it serves feature-extraction/);
+  await expect(load(inMemory(manifest()), { engine, task: "fill-mask" })).rejects.toThrow(
+    /it serves feature-extraction/,
+  );
 });

@@ -10,15 +10,37 @@ import { CACHE, ROOT, buildTestPage, chromiumPath, openBrowser, openPhone, serve
 
 const BUNDLES = join(CACHE, "bundles");
 const NAMES = process.env.BUNDLES?.split(",") ?? [
-  ...["minilm", "classes", "classes-bpe", "classes-unigram", "vectors", "features", "names", "names-unigram", "answers", "masks", "masks-bpe"],
-  ...["zero", "pictures", "pictures-cropped", "pictures-convnext", "labelled", "labelled-alone", "objects", "objects-any"],
+  ...[
+    "minilm",
+    "classes",
+    "classes-bpe",
+    "classes-unigram",
+    "vectors",
+    "features",
+    "names",
+    "names-unigram",
+    "answers",
+    "masks",
+    "masks-bpe",
+  ],
+  ...[
+    "zero",
+    "pictures",
+    "pictures-cropped",
+    "pictures-convnext",
+    "labelled",
+    "labelled-alone",
+    "objects",
+    "objects-any",
+  ],
   ...["objects-alone", "depths", "depths-any", "speech", "writer", "writer-gpt2", "tflite", "pictures-tflite", "int8"],
 ];
 
 /** float32 in another order of sums; MiniLM, which is real, is held closer. */
 const TOLERANCE: Record<string, number> = { minilm: 1e-5, int8: 0.05, tflite: 1e-4 };
 
-if (chromiumPath() === null) console.log("There is no Chromium here (CHROMIUM=…): bundles are not replayed in a browser.");
+if (chromiumPath() === null)
+  console.log("There is no Chromium here (CHROMIUM=…): bundles are not replayed in a browser.");
 
 describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () => {
   let browser: Browser;
@@ -28,7 +50,10 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
 
   beforeAll(async () => {
     if (!process.env.BUNDLES_AS_THEY_ARE) {
-      execFileSync(join(ROOT, ".venv/bin/python"), ["-m", "tests.web_bundles", BUNDLES, ...NAMES], { cwd: ROOT, stdio: ["ignore", "ignore", "inherit"] });
+      execFileSync(join(ROOT, ".venv/bin/python"), ["-m", "tests.web_bundles", BUNDLES, ...NAMES], {
+        cwd: ROOT,
+        stdio: ["ignore", "ignore", "inherit"],
+      });
     }
     execFileSync("python3", ["-c", ZIP], { cwd: join(BUNDLES, "classes") });
     [server, address] = await serve({ page: await buildTestPage(), bundles: BUNDLES });
@@ -58,7 +83,9 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
 
     expect(found.error).toBeUndefined();
     expect(found.findings.finding).toBe("same");
-    const differing = cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, TOLERANCE[name] ?? 1e-4, `case ${i}`));
+    const differing = cases.flatMap((each: any, i: number) =>
+      differences(found.answers[i], each.answer, TOLERANCE[name] ?? 1e-4, `case ${i}`),
+    );
     expect(differing.slice(0, 8)).toEqual([]);
   });
 
@@ -77,7 +104,9 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
 
     const found = await ask("classes", { zip: true });
 
-    expect(cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-4, `case ${i}`))).toEqual([]);
+    expect(
+      cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-4, `case ${i}`)),
+    ).toEqual([]);
   });
 
   test("in a worker, with threads", { timeout: 300_000 }, async () => {
@@ -86,7 +115,9 @@ describe.skipIf(chromiumPath() === null)("in a browser of a phone's size", () =>
     const found = await ask("minilm", { threads: 2 }, "askWorker");
 
     expect(found.used.threads).toBe(2);
-    expect(cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-5, `case ${i}`))).toEqual([]);
+    expect(
+      cases.flatMap((each: any, i: number) => differences(found.answers[i], each.answer, 1e-5, `case ${i}`)),
+    ).toEqual([]);
   });
 });
 
@@ -102,7 +133,9 @@ with zipfile.ZipFile("bundle.zip", "w") as out:
 function differences(ours: any, theirs: any, tolerance: number, at: string): string[] {
   if (typeof theirs === "number" && typeof ours === "number") {
     if (/\.depth\.data\.\d+$/.test(at)) tolerance = 1; // a grey value of a picture, cut off to a whole number
-    return Math.abs(ours - theirs) <= Math.max(tolerance, tolerance < 1 ? tolerance * Math.abs(theirs) : 0) ? [] : [`${at}: ${ours} for ${theirs}`];
+    return Math.abs(ours - theirs) <= Math.max(tolerance, tolerance < 1 ? tolerance * Math.abs(theirs) : 0)
+      ? []
+      : [`${at}: ${ours} for ${theirs}`];
   }
   if (typeof theirs !== "object" || theirs === null || typeof ours !== "object" || ours === null) {
     return ours === theirs ? [] : [`${at}: ${JSON.stringify(ours)} for ${JSON.stringify(theirs)}`];

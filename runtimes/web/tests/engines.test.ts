@@ -59,7 +59,11 @@ test("React Native's module gets whole buffers, the graph's own dtypes, and the 
 
   expect(found.sizes).toEqual([4]);
   expect(found.fed).toEqual([["int32", [5, 6]]]);
-  expect(found.options[0]).toMatchObject({ executionProviders: ["coreml"], intraOpNumThreads: 2, extra: { session: { disable_prepacking: "1" } } });
+  expect(found.options[0]).toMatchObject({
+    executionProviders: ["coreml"],
+    intraOpNumThreads: 2,
+    extra: { session: { disable_prepacking: "1" } },
+  });
   expect([...(logits.data as Float32Array)]).toEqual([1, 2]);
   expect(session.used.delegate).toBe("coreml");
   await session.close();
@@ -77,15 +81,21 @@ test("a graph of other names than the manifest's, and session options that are n
   const found = { sizes: [], fed: [], options: [] };
   const adapter = onnxRuntimeReactNative(native(found, ["other"]));
 
-  await expect(adapter.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/its outputs are other, the manifest says logits/);
+  await expect(adapter.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(
+    /its outputs are other, the manifest says logits/,
+  );
   const options = { "session.load_model_format": "ORT" };
-  await expect(adapter.openSession(bundle(options), [GRAPH], { threads: null })).rejects.toThrow(/not on the allow-list/);
+  await expect(adapter.openSession(bundle(options), [GRAPH], { threads: null })).rejects.toThrow(
+    /not on the allow-list/,
+  );
 });
 
 test("a sliding window's cache is Python's", async () => {
   const adapter = onnxRuntimeReactNative(native({ sizes: [], fed: [], options: [] }));
 
-  await expect(adapter.openSession(bundle(), [{ ...GRAPH, window: 64 }], { threads: null })).rejects.toThrow(/sliding window of 64 tokens/);
+  await expect(adapter.openSession(bundle(), [{ ...GRAPH, window: 64 }], { threads: null })).rejects.toThrow(
+    /sliding window of 64 tokens/,
+  );
 });
 
 test("a browser without SIMD, and one without WebGPU, are told what to do", async () => {
@@ -101,5 +111,7 @@ test("a browser without SIMD, and one without WebGPU, are told what to do", asyn
 test("an engine that is not there is named with what installs it", async () => {
   const engine = onnxRuntimeWeb({ module: () => Promise.reject(new Error("404")) });
 
-  await expect(engine.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/cannot be loaded \(404\)\n {2}fix: npm install onnxruntime-web/);
+  await expect(engine.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(
+    /cannot be loaded \(404\)\n {2}fix: npm install onnxruntime-web/,
+  );
 });

@@ -22,7 +22,8 @@ export async function ask({ folder, cases, verify: proves, threads, zip }: Asked
     const predictor = await load(new URL(zip ? "bundle.zip" : "bundle/", folder), { engine: ENGINES, threads });
     const found = proves ? await verify(predictor) : null;
     const answers: Json[] = [];
-    for (const { input, options } of cases) answers.push(plain(await predictor.predict(await given(input, folder), options)));
+    for (const { input, options } of cases)
+      answers.push(plain(await predictor.predict(await given(input, folder), options)));
     const [session] = predictor.graphs.values();
     const { used } = session;
     await predictor.close();

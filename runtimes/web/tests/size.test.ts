@@ -30,7 +30,11 @@ test("a page that only opens bundles is left without predictors, tasks and token
   const out = join(CACHE, "shaken");
   rmSync(out, { recursive: true, force: true });
   const { metafile } = await build({
-    stdin: { contents: 'import { openBundle } from "./src/index.js"; console.log(openBundle);', resolveDir: WEB, loader: "ts" },
+    stdin: {
+      contents: 'import { openBundle } from "./src/index.js"; console.log(openBundle);',
+      resolveDir: WEB,
+      loader: "ts",
+    },
     ...{ bundle: true, format: "esm", minify: true, metafile: true, outdir: out, absWorkingDir: WEB, write: true },
   });
 

@@ -31,7 +31,11 @@ describe.each(made.map((each) => [each.name, each]))("%s", (_, vector) => {
 
   test("ids of every text", () => {
     expect(differences(texts.map((text, i) => [text, encoded[i].ids, vector.whole[i][0]]))).toEqual([]);
-    const bare = vector.bare.map((ids: number[], i: number) => [texts[i], tokenizer.encode(texts[i], null, { special: false }).ids, ids]);
+    const bare = vector.bare.map((ids: number[], i: number) => [
+      texts[i],
+      tokenizer.encode(texts[i], null, { special: false }).ids,
+      ids,
+    ]);
     expect(differences(bare)).toEqual([]);
   });
 
@@ -43,21 +47,27 @@ describe.each(made.map((each) => [each.name, each]))("%s", (_, vector) => {
   test("pairs", () => {
     const found = vector.pairs.map(([i, ids, types, special, sequences]: any) => {
       const pair = tokenizer.encode(texts[i], texts[i + 1]);
-      return [texts[i], [pair.ids, pair.typeIds, pair.special, plain(pair.sequences)], [ids, types, special, sequences]];
+      return [
+        texts[i],
+        [pair.ids, pair.typeIds, pair.special, plain(pair.sequences)],
+        [ids, types, special, sequences],
+      ];
     });
     expect(differences(found)).toEqual([]);
   });
 
   test("truncation", () => {
-    const found = vector.cuts.map(([i, strategy, side, maxLength, ids]: [number, Strategy, "left" | "right", number, number[] | null]) => {
-      let ours: number[] | null = null;
-      try {
-        ours = tokenizer.encode(texts[i], texts[i + 1], { truncation: { maxLength, strategy, side } }).ids;
-      } catch {
-        // there is too little to cut
-      }
-      return [`${strategy} ${side} ${maxLength} ${texts[i]}`, ours, ids];
-    });
+    const found = vector.cuts.map(
+      ([i, strategy, side, maxLength, ids]: [number, Strategy, "left" | "right", number, number[] | null]) => {
+        let ours: number[] | null = null;
+        try {
+          ours = tokenizer.encode(texts[i], texts[i + 1], { truncation: { maxLength, strategy, side } }).ids;
+        } catch {
+          // there is too little to cut
+        }
+        return [`${strategy} ${side} ${maxLength} ${texts[i]}`, ours, ids];
+      },
+    );
     expect(differences(found)).toEqual([]);
   });
 

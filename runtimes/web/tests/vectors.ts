@@ -12,7 +12,10 @@ export function vectors(name: string): any {
   const script = join(ROOT, "tests", `web_${name}.py`);
   if (!existsSync(file) || statSync(file).mtimeMs < statSync(script).mtimeMs) {
     mkdirSync(CACHE, { recursive: true });
-    execFileSync(join(ROOT, ".venv/bin/python"), ["-m", `tests.web_${name}`, file], { cwd: ROOT, stdio: ["ignore", "ignore", "inherit"] });
+    execFileSync(join(ROOT, ".venv/bin/python"), ["-m", `tests.web_${name}`, file], {
+      cwd: ROOT,
+      stdio: ["ignore", "ignore", "inherit"],
+    });
   }
   return JSON.parse(readFileSync(file, "utf8"));
 }

@@ -27,7 +27,8 @@ export class Sound {
         fix: `say it in Hz: a whole number from 1 to ${MAX_RATE}`,
       });
     }
-    if (!samples.length) throw new UsageError(`Cannot use the sound ${name}.`, { why: "it has no samples", fix: "give one that has" });
+    if (!samples.length)
+      throw new UsageError(`Cannot use the sound ${name}.`, { why: "it has no samples", fix: "give one that has" });
     this.name = name;
     this.rate = rate;
     this.#samples = samples;
@@ -112,9 +113,11 @@ export async function soundOf(item: any, rate: number, bundle: Bundle, task: str
   }
   if (typeof AudioBuffer === "function" && item instanceof AudioBuffer) return ofBuffer(item, "in an AudioBuffer");
   if (item !== null && typeof item === "object") {
-    if (typeof item.file === "string" && Object.keys(item).length === 1) return ofBytes(bundle.read(item.file), item.file, rate);
+    if (typeof item.file === "string" && Object.keys(item).length === 1)
+      return ofBytes(bundle.read(item.file), item.file, rate);
     const array = item.raw ?? item.array;
-    if (array instanceof Float32Array && "sampling_rate" in item) return new Sound(`in an array of ${array.length}`, item.sampling_rate, array);
+    if (array instanceof Float32Array && "sampling_rate" in item)
+      return new Sound(`in an array of ${array.length}`, item.sampling_rate, array);
   }
   throw new UsageError(`Cannot run ${task} on ${shown(item).slice(0, 40)}.`, {
     why: "it takes a Blob, the bytes of a file, an AudioBuffer, a Float32Array, or {raw, sampling_rate}, or a list of them",
@@ -165,7 +168,8 @@ const EXTENSIBLE = 0xfffe;
 const DECODERS: Readonly<Record<string, (view: DataView, at: number) => number>> = {
   [`${PCM} 8`]: (view, at) => (view.getUint8(at) - 128) / 2 ** 7,
   [`${PCM} 16`]: (view, at) => view.getInt16(at, true) / 2 ** 15,
-  [`${PCM} 24`]: (view, at) => ((view.getInt8(at + 2) << 16) | (view.getUint8(at + 1) << 8) | view.getUint8(at)) / 2 ** 23,
+  [`${PCM} 24`]: (view, at) =>
+    ((view.getInt8(at + 2) << 16) | (view.getUint8(at + 1) << 8) | view.getUint8(at)) / 2 ** 23,
   [`${PCM} 32`]: (view, at) => view.getInt32(at, true) / 2 ** 31,
   [`${FLOAT} 32`]: (view, at) => view.getFloat32(at, true),
   [`${FLOAT} 64`]: (view, at) => view.getFloat64(at, true),
@@ -176,7 +180,7 @@ function wav(bytes: Uint8Array, name: string): Sound {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let head: [start: number, length: number] | null = null;
   let data: [start: number, length: number] | null = null;
-  for (let at = 12; at + 8 <= bytes.length && data === null; ) {
+  for (let at = 12; at + 8 <= bytes.length && data === null;) {
     const size = view.getUint32(at + 4, true);
     const chunk: [number, number] = [at + 8, Math.min(size, bytes.length - at - 8)];
     if (tag(bytes, at) === "fmt ") head ??= chunk;

@@ -135,10 +135,20 @@ function listed(name: string, value: Json): Json {
 function check(config: GenerationConfig): void {
   const odd = (name: keyof GenerationConfig, why: string): UsageError =>
     new UsageError(`Cannot use ${name}=${shown(config[name])}.`, { why, fix: "choose another value, or leave it out" });
-  const least = { max_length: 1, max_new_tokens: 1, min_length: 0, min_new_tokens: 0, num_return_sequences: 1, top_k: 0, no_repeat_ngram_size: 0, seed: 0 };
+  const least = {
+    max_length: 1,
+    max_new_tokens: 1,
+    min_length: 0,
+    min_new_tokens: 0,
+    num_return_sequences: 1,
+    top_k: 0,
+    no_repeat_ngram_size: 0,
+    seed: 0,
+  };
   for (const [name, smallest] of Object.entries(least) as [keyof typeof least, number][]) {
     const value = config[name];
-    if (value !== null && !(Number.isInteger(value) && value >= smallest)) throw odd(name, `it is a whole number from ${smallest} up`);
+    if (value !== null && !(Number.isInteger(value) && value >= smallest))
+      throw odd(name, `it is a whole number from ${smallest} up`);
   }
   for (const name of ["temperature", "repetition_penalty"] as const) {
     if (!(typeof config[name] === "number" && config[name] > 0)) {
@@ -147,10 +157,12 @@ function check(config: GenerationConfig): void {
   }
   for (const name of ["top_p", "min_p"] as const) {
     const value = config[name];
-    if (value !== null && !(typeof value === "number" && value >= 0 && value <= 1)) throw odd(name, "it is a number from 0 to 1");
+    if (value !== null && !(typeof value === "number" && value >= 0 && value <= 1))
+      throw odd(name, "it is a number from 0 to 1");
   }
   if (config.max_time !== null && typeof config.max_time !== "number") throw odd("max_time", "it is a number");
-  if (config.num_return_sequences > 1 && !config.do_sample) throw odd("num_return_sequences", "greedy search gives one text");
+  if (config.num_return_sequences > 1 && !config.do_sample)
+    throw odd("num_return_sequences", "greedy search gives one text");
 }
 
 /** Tokens in all, for a prompt of so many. */

@@ -37,7 +37,8 @@ function states(entropy: readonly number[]): bigint[] {
     return (made ^ (made >>> 16)) >>> 0;
   };
   const pool = [0, 1, 2, 3].map((i) => hash(entropy[i] ?? 0));
-  for (let from = 0; from < 4; from++) for (let to = 0; to < 4; to++) if (from !== to) pool[to] = mix(pool[to], hash(pool[from]));
+  for (let from = 0; from < 4; from++)
+    for (let to = 0; to < 4; to++) if (from !== to) pool[to] = mix(pool[to], hash(pool[from]));
   for (const word of entropy.slice(4)) for (let to = 0; to < 4; to++) pool[to] = mix(pool[to], hash(word));
   let other = 0x8b51f9dd;
   const words = Array.from({ length: 8 }, (_, i) => {

@@ -9,7 +9,8 @@ export type Rule = (ids: readonly number[], scores: Float32Array) => void;
 export function rulesOf(config: GenerationConfig, prompt: number): Rule[] {
   const rules: Rule[] = [];
   const { eos_token_id: ends } = config;
-  const never = (tokens: readonly number[]) => (scores: Float32Array) => tokens.forEach((token) => (scores[token] = -Infinity));
+  const never = (tokens: readonly number[]) => (scores: Float32Array) =>
+    tokens.forEach((token) => (scores[token] = -Infinity));
   if (config.repetition_penalty !== 1) {
     const penalty = Math.fround(config.repetition_penalty);
     rules.push((ids, scores) => {

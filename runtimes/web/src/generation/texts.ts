@@ -22,12 +22,20 @@ export class Texts {
     const longest = Math.max(...tokens.map((each) => each.length));
     // What pads a text is written over by its next token.
     const ids = tokens.flatMap((each) => [...each, ...new Array<number>(longest - each.length).fill(0)]);
-    return this.#call(ids, longest, tokens.map((each) => each.length));
+    return this.#call(
+      ids,
+      longest,
+      tokens.map((each) => each.length),
+    );
   }
 
   /** Read one token of each text. */
   step(tokens: readonly number[]): Promise<Tensor[]> {
-    return this.#call(tokens, 1, tokens.map(() => 1));
+    return this.#call(
+      tokens,
+      1,
+      tokens.map(() => 1),
+    );
   }
 
   async #call(ids: readonly number[], width: number, counts: readonly number[]): Promise<Tensor[]> {
@@ -37,7 +45,10 @@ export class Texts {
     const given = {
       input_ids: int64(ids, [count, width]),
       position_ids: int64(positions, [count, width]),
-      logits_positions: int64(counts.map((each) => each - 1), [count, 1]),
+      logits_positions: int64(
+        counts.map((each) => each - 1),
+        [count, 1],
+      ),
     };
     const { logits } = await this.#session.run(given, this.#state, ["logits"]);
     counts.forEach((each, i) => (this.lengths[i] += each));

@@ -17,7 +17,14 @@ export function mapsResized(
 }
 
 /** Along an axis of `size` that has `outer` lines of `inner` values before it and behind it. */
-function along(values: Float32Array, outer: number, size: number, inner: number, to: number, kind: string): Float32Array {
+function along(
+  values: Float32Array,
+  outer: number,
+  size: number,
+  inner: number,
+  to: number,
+  kind: string,
+): Float32Array {
   const [places, weights, count] = taps(size, to, kind);
   const made = new Float32Array(outer * to * inner);
   for (let line = 0; line < outer; line++) {

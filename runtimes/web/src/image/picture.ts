@@ -8,11 +8,13 @@ import type { Picture } from "./resample.js";
 /**
  * A file (Blob, bytes), anything that a canvas can draw, ImageData, or raw values `{data, width, height}` of 1, 3 or 4 channels.
  */
-export const PICTURE_KIND = "a Blob, the bytes of a file, an image, a canvas, ImageData, or {data, width, height} of uint8";
+export const PICTURE_KIND =
+  "a Blob, the bytes of a file, an image, a canvas, ImageData, or {data, width, height} of uint8";
 
 export async function pictureOf(item: any, bundle: Bundle, task: string): Promise<Picture> {
   if (item !== null && typeof item === "object") {
-    if (typeof item.file === "string" && Object.keys(item).length === 1) return ofBytes(bundle.read(item.file), item.file);
+    if (typeof item.file === "string" && Object.keys(item).length === 1)
+      return ofBytes(bundle.read(item.file), item.file);
     if (item instanceof ArrayBuffer) return ofBytes(new Uint8Array(item), `of ${item.byteLength} bytes`);
     if (item instanceof Uint8Array && !("width" in item)) return ofBytes(item, `of ${item.length} bytes`);
     if (typeof Blob !== "undefined" && item instanceof Blob) {
@@ -28,7 +30,10 @@ export async function pictureOf(item: any, bundle: Bundle, task: string): Promis
   });
 }
 
-function ofValues({ data, width, height }: { data: ArrayLike<number>; width: number; height: number }, task: string): Picture {
+function ofValues(
+  { data, width, height }: { data: ArrayLike<number>; width: number; height: number },
+  task: string,
+): Picture {
   const channels = data.length / (width * height);
   const bytes = data instanceof Uint8Array || data instanceof Uint8ClampedArray;
   if (!bytes || ![1, 3, 4].includes(channels)) {
@@ -73,10 +78,22 @@ async function ofBytes(bytes: Uint8Array, name: string, blob?: Blob): Promise<Pi
   }
 }
 
-type Drawable = CanvasImageSource & { naturalWidth?: number; naturalHeight?: number; displayWidth?: number; displayHeight?: number };
+type Drawable = CanvasImageSource & {
+  naturalWidth?: number;
+  naturalHeight?: number;
+  displayWidth?: number;
+  displayHeight?: number;
+};
 
 function drawable(item: object): item is Drawable {
-  const kinds = ["ImageBitmap", "HTMLImageElement", "HTMLCanvasElement", "OffscreenCanvas", "HTMLVideoElement", "VideoFrame"];
+  const kinds = [
+    "ImageBitmap",
+    "HTMLImageElement",
+    "HTMLCanvasElement",
+    "OffscreenCanvas",
+    "HTMLVideoElement",
+    "VideoFrame",
+  ];
   return kinds.some((kind) => {
     const known = (globalThis as Record<string, unknown>)[kind];
     return typeof known === "function" && item instanceof known;
@@ -87,7 +104,8 @@ function drawn(image: Drawable): Picture {
   const sizes = image as { width?: number; height?: number; videoWidth?: number; videoHeight?: number } & Drawable;
   const width = sizes.naturalWidth ?? sizes.videoWidth ?? sizes.displayWidth ?? sizes.width ?? 0;
   const height = sizes.naturalHeight ?? sizes.videoHeight ?? sizes.displayHeight ?? sizes.height ?? 0;
-  if (!width || !height) throw new UsageError("Cannot use the picture.", { why: "it has no pixels", fix: "wait until it has loaded" });
+  if (!width || !height)
+    throw new UsageError("Cannot use the picture.", { why: "it has no pixels", fix: "wait until it has loaded" });
   const canvas =
     typeof OffscreenCanvas === "function"
       ? new OffscreenCanvas(width, height)

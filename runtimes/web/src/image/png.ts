@@ -16,7 +16,10 @@ export function isPng(bytes: Uint8Array): boolean {
 
 export async function decodePng(bytes: Uint8Array, name: string): Promise<Picture> {
   const broken = (why: string): UsageError =>
-    new UsageError(`Cannot read the picture ${name}.`, { why, fix: "give a whole picture file, for instance JPEG or PNG" });
+    new UsageError(`Cannot read the picture ${name}.`, {
+      why,
+      fix: "give a whole picture file, for instance JPEG or PNG",
+    });
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let width = 0;
   let height = 0;
@@ -25,7 +28,7 @@ export async function decodePng(bytes: Uint8Array, name: string): Promise<Pictur
   let interlaced = false;
   let palette: Uint8Array | null = null;
   const packed: Uint8Array[] = [];
-  for (let at = 8; at + 12 <= bytes.length; ) {
+  for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at);
     const type = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     const body = bytes.subarray(at + 8, at + 8 + length);
@@ -39,7 +42,8 @@ export async function decodePng(bytes: Uint8Array, name: string): Promise<Pictur
     else if (type === "IEND") break;
     at += 12 + length;
   }
-  if (!(kind in CHANNELS) || !width || !height || ![1, 2, 4, 8, 16].includes(depth)) throw broken("its header is damaged");
+  if (!(kind in CHANNELS) || !width || !height || ![1, 2, 4, 8, 16].includes(depth))
+    throw broken("its header is damaged");
   if (width * height > MAX_PIXELS) throw broken(`it has ${width}x${height} pixels`);
   if (depth === 16 && kind === 0) {
     throw new UsageError(`Cannot use the picture ${name}.`, {
@@ -50,7 +54,9 @@ export async function decodePng(bytes: Uint8Array, name: string): Promise<Pictur
   if (kind === 3 && palette === null) throw broken("it has no palette");
   let raw: Uint8Array;
   try {
-    const stream = new Blob(packed as Uint8Array<ArrayBuffer>[]).stream().pipeThrough(new DecompressionStream("deflate"));
+    const stream = new Blob(packed as Uint8Array<ArrayBuffer>[])
+      .stream()
+      .pipeThrough(new DecompressionStream("deflate"));
     raw = new Uint8Array(await new Response(stream).arrayBuffer());
   } catch {
     throw broken("the file ends early, or is damaged");

@@ -61,7 +61,9 @@ export function resized(picture: Picture, width: number, height: number, filter:
   // The first pass is rounded, so their order shows. Pillow 13 goes down first where that leaves much less to go across.
   const less = picture.height - height;
   const downFirst = less > 0 && less > 2 * (picture.width - width);
-  const data = downFirst ? across(down(picture.data, picture.width), height) : down(across(picture.data, picture.height), width);
+  const data = downFirst
+    ? across(down(picture.data, picture.width), height)
+    : down(across(picture.data, picture.height), width);
   return { width, height, data };
 }
 
@@ -98,7 +100,13 @@ function clip(sum: number): number {
   return value < 0 ? 0 : value > 255 ? 255 : value;
 }
 
-function acrossRows(data: Picture["data"], from: number, rows: number, to: number, { firsts, counts, weights, most }: Taps): Uint8Array {
+function acrossRows(
+  data: Picture["data"],
+  from: number,
+  rows: number,
+  to: number,
+  { firsts, counts, weights, most }: Taps,
+): Uint8Array {
   const made = new Uint8Array(rows * to * 3);
   for (let row = 0, out = 0; row < rows; row++) {
     const begin = row * from * 3;
@@ -121,7 +129,12 @@ function acrossRows(data: Picture["data"], from: number, rows: number, to: numbe
   return made;
 }
 
-function downColumns(data: Picture["data"], width: number, to: number, { firsts, counts, weights, most }: Taps): Uint8Array {
+function downColumns(
+  data: Picture["data"],
+  width: number,
+  to: number,
+  { firsts, counts, weights, most }: Taps,
+): Uint8Array {
   const line = width * 3;
   const made = new Uint8Array(to * line);
   const sums = new Float64Array(line);

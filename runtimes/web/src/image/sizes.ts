@@ -94,7 +94,9 @@ function betweenEdges(shortest: number, longest: number, height: number, width: 
   const asItIs = (height <= width && height === shortest) || (width <= height && width === shortest);
   if (asItIs && !(again && width < height)) return [height, width];
   const edge = exact ?? shortest;
-  return width < height ? [Math.trunc((edge * height) / width), shortest] : [shortest, Math.trunc((edge * width) / height)];
+  return width < height
+    ? [Math.trunc((edge * height) / width), shortest]
+    : [shortest, Math.trunc((edge * width) / height)];
 }
 
 /** Height and width of a picture that is made to fit, as Donut's processor rounds them. */

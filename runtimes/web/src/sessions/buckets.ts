@@ -62,9 +62,15 @@ export class BucketSession implements Session {
     const batch = sizes.batch ?? 1;
     const compiled = bucket.axes.batch ?? batch;
     const parts: Tensors[] = [];
-    for (let start = 0; start < batch; start += compiled) parts.push(await bucket.call(this.#slice(tensors, bucket, start, compiled)));
+    for (let start = 0; start < batch; start += compiled)
+      parts.push(await bucket.call(this.#slice(tensors, bucket, start, compiled)));
     const joined: Tensors = {};
-    for (const spec of this.outputs) joined[spec.name] = join(spec, parts.map((part) => part[spec.name]), sizes);
+    for (const spec of this.outputs)
+      joined[spec.name] = join(
+        spec,
+        parts.map((part) => part[spec.name]),
+        sizes,
+      );
     return joined;
   }
 
@@ -89,13 +95,16 @@ export class BucketSession implements Session {
       const count = Math.min(compiled, whole.shape[0] - start);
       const rows = [count, ...whole.shape.slice(1)];
       const given = cast(whole.data.subarray(start * row, (start + count) * row), whole.dtype, spec.dtype);
-      const shape = spec.shape.map((axis, place) => (typeof axis === "number" ? axis : (bucket.axes[axis] ?? rows[place])));
+      const shape = spec.shape.map((axis, place) =>
+        typeof axis === "number" ? axis : (bucket.axes[axis] ?? rows[place]),
+      );
       if (shape.every((size, i) => size === rows[i])) {
         made[spec.name] = { dtype: spec.dtype, shape, data: given };
         continue;
       }
       const data = zeros(spec.dtype, sizeOf(shape));
-      if (spec.padding) (data as Float32Array).fill((data instanceof BigInt64Array ? BigInt(spec.padding) : spec.padding) as never);
+      if (spec.padding)
+        (data as Float32Array).fill((data instanceof BigInt64Array ? BigInt(spec.padding) : spec.padding) as never);
       copyBlock(given, rows, data, shape, rows);
       made[spec.name] = { dtype: spec.dtype, shape, data };
     }

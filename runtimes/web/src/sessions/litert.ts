@@ -43,7 +43,10 @@ export function liteRt(options: LiteRtOptions): EngineAdapter {
         model = await litert.loadAndCompile(bytes, { accelerator, cpuOptions: { numThreads: wanted } });
       } catch (error) {
         throw new SupportError(`Cannot run ${first.file} of the bundle ${bundle.path}.`, {
-          why: `LiteRT refuses it: ${String((error as Error)?.message ?? error).trim().split("\n")[0].slice(0, 300)}`,
+          why: `LiteRT refuses it: ${String((error as Error)?.message ?? error)
+            .trim()
+            .split("\n")[0]
+            .slice(0, 300)}`,
           fix: "update @litertjs/core in this app, or convert again with --format onnx",
         });
       }
@@ -76,7 +79,9 @@ async function engine(options: LiteRtOptions): Promise<LiteRt> {
   loading ??= (async () => {
     const litert = await import("@litertjs/core");
     const base = new URL(options.wasm, globalThis.location?.href).href;
-    await litert.loadLiteRt(base.endsWith("/") ? base : `${base}/`, { threads: globalThis.crossOriginIsolated === true });
+    await litert.loadLiteRt(base.endsWith("/") ? base : `${base}/`, {
+      threads: globalThis.crossOriginIsolated === true,
+    });
     return litert;
   })();
   try {

@@ -24,7 +24,8 @@ interface WebModule extends OrtModule {
   };
 }
 
-let loaded: { backend: string; module: WebModule } | null = null;
+/** The engine of this page or worker. Its threads are started with its first session, and are as many ever after. */
+let loaded: { backend: string; module: WebModule; threads: number | null } | null = null;
 
 /** An engine for `load`; nothing of it is fetched before a bundle needs it. */
 export function onnxRuntimeWeb(options: OnnxWebOptions = {}): EngineAdapter {
@@ -40,7 +41,7 @@ export function onnxRuntimeWeb(options: OnnxWebOptions = {}): EngineAdapter {
         });
       }
       const ort = await moduleOf(backend, options);
-      const wanted = threadsHere(threads);
+      const wanted = loaded?.threads ?? threadsHere(threads);
       if (options.wasm !== undefined) {
         const base = new URL(options.wasm, globalThis.location?.href).href;
         ort.env.wasm.wasmPaths = base.endsWith("/") ? base : `${base}/`;
@@ -49,13 +50,15 @@ export function onnxRuntimeWeb(options: OnnxWebOptions = {}): EngineAdapter {
       ort.env.logLevel = "error";
       const version = ort.env.versions.web ?? ort.env.versions.common;
       const engine = `onnxruntime-web ${version}`;
-      return openOrtSession(bundle, graphs, {
+      const opened = await openOrtSession(bundle, graphs, {
         ort,
         name: engine,
         used: { engine, threads: wanted, delegate: backend === "webgpu" ? "webgpu" : null },
         providers: backend === "webgpu" ? ["webgpu"] : ["wasm"],
         threads: null, // of the module as a whole
       });
+      if (loaded !== null) loaded.threads = wanted;
+      return opened;
     },
   };
 }
@@ -68,7 +71,7 @@ async function moduleOf(backend: string, options: OnnxWebOptions): Promise<WebMo
       : backend === "webgpu"
         ? await import("onnxruntime-web/webgpu")
         : await import("onnxruntime-web/wasm");
-    loaded = { backend, module: module as WebModule };
+    loaded = { backend, module: module as WebModule, threads: null };
     return loaded.module;
   } catch (error) {
     throw new ToolchainError("Cannot run an ONNX bundle.", {

@@ -113,7 +113,10 @@ function checkNames(bundle: Bundle, graph: Graph, opened: InferenceSession): voi
     ["outputs", graph.outputs, opened.outputNames],
   ];
   for (const [side, specs, has] of sides) {
-    const says = specs.map((spec) => spec.name).sort().join(", ");
+    const says = specs
+      .map((spec) => spec.name)
+      .sort()
+      .join(", ");
     const names = [...has].sort().join(", ");
     if (says !== names) {
       throw new IntegrityError(`Cannot load ${graph.file} of the bundle ${bundle.path}.`, {
@@ -166,7 +169,8 @@ class OrtSession implements Session {
 
   async #run(tensors: Tensors, state: OrtCache | null, only: readonly string[]): Promise<Tensors> {
     const engine = this.#engine;
-    if (engine === null) throw new UsageError("Cannot run the session.", { why: "it was closed", fix: "load the bundle again" });
+    if (engine === null)
+      throw new UsageError("Cannot run the session.", { why: "it was closed", fix: "load the bundle again" });
     const feeds: Record<string, OrtTensor> = {};
     for (const spec of this.inputs) feeds[spec.name] = this.#given(spec, tensors);
     const asked = [...only];
@@ -213,7 +217,10 @@ export function cast(data: TensorData, from: DType, to: DType): TensorData {
   if (to === "float32") return Float32Array.from(data as Int32Array, Number);
   if (to === "bool") return Uint8Array.from(data as Int32Array, (value) => Number(Number(value) !== 0));
   if (to === "float16") return Uint16Array.from(data as Int32Array, (value) => floatToHalf(Number(value)));
-  throw new SupportError(`Cannot give an engine ${to}.`, { why: `the input has ${from}`, fix: "convert the model again" });
+  throw new SupportError(`Cannot give an engine ${to}.`, {
+    why: `the input has ${from}`,
+    fix: "convert the model again",
+  });
 }
 
 const scratch = new DataView(new ArrayBuffer(4));

@@ -40,7 +40,9 @@ export class SpeechRecognition extends Task {
     const ctc = entry.postprocess.find((step) => step.step === "ctc");
     if (odd !== undefined || ctc === undefined) {
       throw new SupportError(`Cannot serve ${entry.name} from ${bundle.path} here.`, {
-        why: odd ? `this runtime does not know the step '${odd.step}'` : "it writes with a decoder; this runtime serves CTC",
+        why: odd
+          ? `this runtime does not know the step '${odd.step}'`
+          : "it writes with a decoder; this runtime serves CTC",
         fix: "run the bundle with the Python runtime, or take a model for CTC such as wav2vec2",
       });
     }
@@ -83,7 +85,10 @@ export class SpeechRecognition extends Task {
   }
 
   answer(_item: Input, rows: readonly Row[], scores: readonly Tensors[], options: Options): Answer {
-    return this.#text(rows.flatMap((each, i) => kept(each, scores[i])), options);
+    return this.#text(
+      rows.flatMap((each, i) => kept(each, scores[i])),
+      options,
+    );
   }
 
   override async run(graphs: Graphs, inputs: readonly Input[], options: Options, batchSize = 0): Promise<Answer[]> {
@@ -96,7 +101,8 @@ export class SpeechRecognition extends Task {
       const ids: number[] = [];
       for (let rows = taken(pieces, size); rows.length; rows = taken(pieces, size)) {
         const found = new Array<number[]>(rows.length);
-        for await (const [i, outputs] of forward(graphs, rows, rows.length)) found[i] = kept(rows[i], this.score(outputs));
+        for await (const [i, outputs] of forward(graphs, rows, rows.length))
+          found[i] = kept(rows[i], this.score(outputs));
         for (const each of found) for (const id of each) ids.push(id);
       }
       answers.push(this.#text(ids, options));
@@ -168,13 +174,16 @@ export class SpeechRecognition extends Task {
   #text(ids: readonly number[], options: Options): Answer {
     const ctc = this.#ctc;
     const spoken: Spoken[] = [];
-    for (let place = 0; place < ids.length; ) {
+    for (let place = 0; place < ids.length;) {
       const token = this.#token(ids[place]);
       const begin = place;
       while (place < ids.length && this.#token(ids[place]) === token) place++;
       if (token !== ctc.blank) spoken.push([token === ctc.delimiter ? ctc.space : token, begin, place]);
     }
-    let text = spoken.map(([each]) => each).join("").trim();
+    let text = spoken
+      .map(([each]) => each)
+      .join("")
+      .trim();
     if (ctc.lower) text = text.toLowerCase();
     if (ctc.clean_up) for (const each of SPACES_TO_CLEAN) text = text.replaceAll(each, each.trim());
     if (options.return_timestamps === null) return { text };
@@ -232,6 +241,5 @@ function words(spoken: readonly Spoken[], space: string): Spoken[] {
   }
   return found;
 }
-
 
 export const TASKS = { "automatic-speech-recognition": SpeechRecognition };

@@ -20,7 +20,13 @@ export class DepthEstimation extends ImageTask {
     const mean = Math.fround(sum / whole.length);
     const { shape } = outputs.predicted_depth;
     // About its mean: a far wall is all that two pictures may have in common, and it would hide what differs.
-    return { depth: float32(shape, whole.map((each) => each - mean)), whole: float32(shape, whole) };
+    return {
+      depth: float32(
+        shape,
+        whole.map((each) => each - mean),
+      ),
+      whole: float32(shape, whole),
+    };
   }
 
   answer(_item: Input, [row]: readonly Row[], [scores]: readonly Tensors[]): Answer {

@@ -72,7 +72,13 @@ export class FillMask extends TextTask {
     return filled.length === 1 ? filled[0] : filled;
   }
 
-  #proposal(ids: readonly number[], place: number, token: number, score: number, only: boolean): Record<string, unknown> {
+  #proposal(
+    ids: readonly number[],
+    place: number,
+    token: number,
+    score: number,
+    only: boolean,
+  ): Record<string, unknown> {
     const whole = ids.map((id, i) => (i === place ? token : id)).filter((id) => id !== this.#paddingId);
     // With several masks the others stay to be seen, and all special tokens with them.
     return { score, token, token_str: this.reader.decoded([token], false), sequence: this.reader.decoded(whole, only) };
@@ -82,7 +88,10 @@ export class FillMask extends TextTask {
   #idsOf(targets: unknown): number[] {
     const words = typeof targets === "string" ? [targets] : targets;
     if (!Array.isArray(words) || !words.every((word) => typeof word === "string")) {
-      throw new UsageError(`Cannot use targets=${shown(targets)}.`, { why: "they are not words", fix: "pass a list of strings" });
+      throw new UsageError(`Cannot use targets=${shown(targets)}.`, {
+        why: "they are not words",
+        fix: "pass a list of strings",
+      });
     }
     const ids: number[] = [];
     for (const word of words) {
@@ -95,7 +104,10 @@ export class FillMask extends TextTask {
       if (token !== null) ids.push(token);
     }
     if (!ids.length) {
-      throw new UsageError(`Cannot use targets=${shown(targets)}.`, { why: "none of them is a word", fix: "name a word, or leave them out" });
+      throw new UsageError(`Cannot use targets=${shown(targets)}.`, {
+        why: "none of them is a word",
+        fix: "name a word, or leave them out",
+      });
     }
     return [...new Set(ids)];
   }

@@ -57,8 +57,10 @@ export class PictureReader {
   tensors(given: Picture): Tensors {
     let picture = given;
     for (const { step, options } of this.#steps) {
-      if (step === "resize") picture = this.#resized(picture, resizedSize(options, picture.height, picture.width), options);
-      else if (step === "thumbnail") picture = this.#resized(picture, thumbnailSize(options, picture.height, picture.width), options);
+      if (step === "resize")
+        picture = this.#resized(picture, resizedSize(options, picture.height, picture.width), options);
+      else if (step === "thumbnail")
+        picture = this.#resized(picture, thumbnailSize(options, picture.height, picture.width), options);
       else if (step === "align_long_axis") picture = aligned(picture, options);
       else if (step === "frame") picture = framed(picture, options);
       else if (step === "center_crop") {
@@ -74,9 +76,11 @@ export class PictureReader {
     for (let channel = 0; channel < 3; channel++) {
       const table = this.#table[channel];
       const from = this.#flips ? 2 - channel : channel;
-      for (let i = 0, at = from, out = channel * size; i < size; i++, at += 3, out++) values[out] = table[picture.data[at]];
+      for (let i = 0, at = from, out = channel * size; i < size; i++, at += 3, out++)
+        values[out] = table[picture.data[at]];
     }
-    for (const { step, options } of this.#steps) if (step === "pad") [values, height, width] = mirrored(values, height, width, options.multiple);
+    for (const { step, options } of this.#steps)
+      if (step === "pad") [values, height, width] = mirrored(values, height, width, options.multiple);
     if (this.#clusters !== null) return { input_ids: nearest(values, this.#clusters) };
     return { pixel_values: float32([3, height, width], values) };
   }
@@ -125,7 +129,8 @@ function checkSize(picture: Picture, height: number, width: number): void {
 
 /** On its side where it lies across the size. */
 function aligned(picture: Picture, { height, width }: Json): Picture {
-  const across = (width < height && picture.width > picture.height) || (width > height && picture.width < picture.height);
+  const across =
+    (width < height && picture.width > picture.height) || (width > height && picture.width < picture.height);
   return across ? turned(picture) : picture;
 }
 
@@ -133,10 +138,13 @@ function aligned(picture: Picture, { height, width }: Json): Picture {
 function framed(picture: Picture, { height, width }: Json): Picture {
   const [top, left] = [Math.floor((height - picture.height) / 2), Math.floor((width - picture.width) / 2)];
   if (top < 0 || left < 0) {
-    throw new UsageError(`Cannot put a picture of ${picture.width}x${picture.height} pixels into one of ${width}x${height}.`, {
-      why: "the model's processor fits its longer side alone",
-      fix: "crop it, or pad it to the proportions of a page",
-    });
+    throw new UsageError(
+      `Cannot put a picture of ${picture.width}x${picture.height} pixels into one of ${width}x${height}.`,
+      {
+        why: "the model's processor fits its longer side alone",
+        fix: "crop it, or pad it to the proportions of a page",
+      },
+    );
   }
   return cropped(picture, -left, -top, width, height);
 }
@@ -147,7 +155,8 @@ function tableOf(steps: readonly Step[]): Float32Array[] {
   for (const { step, options } of steps) {
     if (step === "rescale") {
       for (const channel of table) channel.forEach((value, i) => (channel[i] = value * options.factor));
-      if (options.offset) for (const channel of table) channel.forEach((value, i) => (channel[i] = value + Math.fround(options.offset)));
+      if (options.offset)
+        for (const channel of table) channel.forEach((value, i) => (channel[i] = value + Math.fround(options.offset)));
     } else if (step === "normalize") {
       table.forEach((channel, c) => {
         const [mean, std] = [Math.fround(options.mean[c]), Math.fround(options.std[c])];
@@ -159,7 +168,12 @@ function tableOf(steps: readonly Step[]): Float32Array[] {
 }
 
 /** Up to the next multiple below and to the right, a whole one where it is a multiple already. */
-function mirrored(values: Float32Array<ArrayBuffer>, height: number, width: number, multiple: number): [Float32Array<ArrayBuffer>, number, number] {
+function mirrored(
+  values: Float32Array<ArrayBuffer>,
+  height: number,
+  width: number,
+  multiple: number,
+): [Float32Array<ArrayBuffer>, number, number] {
   const [high, wide] = [height + multiple - (height % multiple), width + multiple - (width % multiple)];
   const place = (i: number, size: number): number => {
     const k = i % (2 * size);
@@ -168,7 +182,8 @@ function mirrored(values: Float32Array<ArrayBuffer>, height: number, width: numb
   const made = new Float32Array(3 * high * wide);
   for (let c = 0, out = 0; c < 3; c++) {
     for (let y = 0; y < high; y++) {
-      for (let x = 0; x < wide; x++, out++) made[out] = values[(c * height + place(y, height)) * width + place(x, width)];
+      for (let x = 0; x < wide; x++, out++)
+        made[out] = values[(c * height + place(y, height)) * width + place(x, width)];
     }
   }
   return [made, high, wide];
@@ -182,7 +197,8 @@ function nearest(values: Float32Array, clusters: readonly (readonly number[])[])
   for (let i = 0; i < size; i++) {
     let [best, least] = [0, Infinity];
     clusters.forEach((each, k) => {
-      const distance = squares[k] - 2 * (values[i] * each[0] + values[size + i] * each[1] + values[2 * size + i] * each[2]);
+      const distance =
+        squares[k] - 2 * (values[i] * each[0] + values[size + i] * each[1] + values[2 * size + i] * each[2]);
       if (distance < least) [best, least] = [k, distance];
     });
     ids[i] = best;

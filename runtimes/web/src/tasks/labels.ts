@@ -5,7 +5,11 @@ import type { Options } from "./task.js";
 
 export function chosenLabels(options: Options): readonly string[] {
   let labels = options.candidate_labels;
-  if (typeof labels === "string") labels = labels.split(",").map((label) => label.trim()).filter(Boolean);
+  if (typeof labels === "string")
+    labels = labels
+      .split(",")
+      .map((label) => label.trim())
+      .filter(Boolean);
   if (!Array.isArray(labels) || !labels.length || !labels.every((label) => typeof label === "string")) {
     throw new UsageError(`Cannot choose among candidate_labels=${shown(options.candidate_labels)}.`, {
       why: "this task needs the labels to choose from: a list of strings, or one string with commas",
@@ -19,7 +23,13 @@ export function chosenLabels(options: Options): readonly string[] {
 export function hypotheses(options: Options): string[] {
   const template = options.hypothesis_template;
   const labels = chosenLabels(options);
-  const fields = typeof template === "string" ? (template.replaceAll("{{", "").replaceAll("}}", "").match(/[{}][^{}]*\}?/g) ?? []) : [];
+  const fields =
+    typeof template === "string"
+      ? (template
+          .replaceAll("{{", "")
+          .replaceAll("}}", "")
+          .match(/[{}][^{}]*\}?/g) ?? [])
+      : [];
   const numbered = fields.every((field) => field === "{0}");
   if (!fields.length || !(numbered || (fields.length === 1 && fields[0] === "{}"))) {
     throw new UsageError(`Cannot use hypothesis_template=${shown(template)}.`, {

@@ -48,7 +48,9 @@ export class ObjectDetection extends ImageTask {
     if (this.#alone) {
       // Of all queries and labels together, best first.
       const most: number = this.entry.postprocess[0].options.most ?? count;
-      found = ranked(values).slice(0, most).map((i) => [Math.floor(i / classes), i % classes, values[i]]);
+      found = ranked(values)
+        .slice(0, most)
+        .map((i) => [Math.floor(i / classes), i % classes, values[i]]);
     } else {
       found = Array.from({ length: count }, (_, query) => {
         const label = argmax(values, query * classes, (query + 1) * classes - 1);
@@ -59,7 +61,11 @@ export class ObjectDetection extends ImageTask {
     const [height, width] = row.extra as [number, number];
     return found
       .filter(([, , score]) => score > threshold)
-      .map(([query, label, score]) => ({ score, label: labels[label], box: boxOf(rowView(scores.places, query), height, width) }));
+      .map(([query, label, score]) => ({
+        score,
+        label: labels[label],
+        box: boxOf(rowView(scores.places, query), height, width),
+      }));
   }
 }
 
@@ -68,13 +74,21 @@ function boxOf([x, y, wide, high]: Float32Array, height: number, width: number):
   const f = Math.fround;
   const corner = (centre: number, size: number, sign: number, scale: number): number =>
     Math.trunc(f(f(centre + sign * f(0.5 * size)) * scale));
-  return { xmin: corner(x, wide, -1, width), ymin: corner(y, high, -1, height), xmax: corner(x, wide, 1, width), ymax: corner(y, high, 1, height) };
+  return {
+    xmin: corner(x, wide, -1, width),
+    ymin: corner(y, high, -1, height),
+    xmax: corner(x, wide, 1, width),
+    ymax: corner(y, high, 1, height),
+  };
 }
 
 function share(options: Options, name: string): number {
   const value = options[name];
   if (typeof value !== "number" || !(value >= 0 && value <= 1)) {
-    throw new UsageError(`Cannot use ${name} ${shown(value)}.`, { why: "it takes a number from 0 to 1", fix: "pass one" });
+    throw new UsageError(`Cannot use ${name} ${shown(value)}.`, {
+      why: "it takes a number from 0 to 1",
+      fix: "pass one",
+    });
   }
   return value;
 }

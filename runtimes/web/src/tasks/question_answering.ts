@@ -51,7 +51,10 @@ export class QuestionAnswering extends TextTask {
     if (options.max_question_len !== null) {
       const question = where(tokens.ids.length, (i) => tokens.sequences[i] === 0);
       const gone = new Set(question.slice(wholeNumber(options, "max_question_len")));
-      tokens = take(tokens, where(tokens.ids.length, (i) => !gone.has(i)));
+      tokens = take(
+        tokens,
+        where(tokens.ids.length, (i) => !gone.has(i)),
+      );
     }
     const [length, stride] = this.#window(options);
     return windows(tokens, 1, length, stride, this.reader.step.options.side ?? "right").map((window) => {
@@ -102,7 +105,8 @@ export class QuestionAnswering extends TextTask {
       noAnswer = Math.min(noAnswer, Math.fround(starts[0] * ends[0]));
       // Several spans may be the same words once they are aligned, so more than are asked for are looked at.
       const wanted = align ? 2 * count + 10 : count;
-      const inside = (values: Float32Array): Float32Array => values.map((value, k) => (tokens.sequences[k] === 1 ? value : 0));
+      const inside = (values: Float32Array): Float32Array =>
+        values.map((value, k) => (tokens.sequences[k] === 1 ? value : 0));
       for (const [first, last, value] of spans(inside(starts), inside(ends), wanted, longest)) {
         const [start, end] = characters(tokens, first, last, align);
         const text = context.slice(start, end);
@@ -122,7 +126,12 @@ export class QuestionAnswering extends TextTask {
 }
 
 /** First and last tokens of the likeliest spans and their probabilities, the likeliest first. */
-export function spans(start: Float32Array, end: Float32Array, count: number, longest: number): [number, number, number][] {
+export function spans(
+  start: Float32Array,
+  end: Float32Array,
+  count: number,
+  longest: number,
+): [number, number, number][] {
   const found: [number, number, number][] = [];
   for (let first = 0; first < start.length; first++) {
     if (!start[first]) continue;
@@ -137,7 +146,8 @@ export function spans(start: Float32Array, end: Float32Array, count: number, lon
 /** Where a span of tokens starts and ends in the context; with `align` it grows to whole words. */
 function characters(tokens: Tokens, first: number, last: number, align: boolean): [number, number] {
   if (align && tokens.words[first] >= 0 && tokens.words[last] >= 0) {
-    const of = (word: number): number[] => where(tokens.ids.length, (i) => tokens.sequences[i] === 1 && tokens.words[i] === word);
+    const of = (word: number): number[] =>
+      where(tokens.ids.length, (i) => tokens.sequences[i] === 1 && tokens.words[i] === word);
     const ends = of(tokens.words[last]);
     first = of(tokens.words[first])[0];
     last = ends[ends.length - 1];

@@ -18,7 +18,10 @@ export class SentenceEmbedding extends TextTask {
       else if (step.step === "normalize") {
         const values = floats(vector);
         const length = Math.max(norm(values), 1e-12); // the smallest norm as in torch.nn.functional.normalize
-        vector = float32(vector.shape, values.map((each) => each / length));
+        vector = float32(
+          vector.shape,
+          values.map((each) => each / length),
+        );
       }
     }
     return { embedding: float32(vector.shape, floats(vector)) };

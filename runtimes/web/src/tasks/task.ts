@@ -11,8 +11,8 @@ export type Kind = "vector" | "distribution" | "independent" | "number" | "sound
 
 export const WIDE: ReadonlySet<string> = new Set(["distribution", "next"]); // those with a top answer
 
-export type Input = any; // eslint-disable-line -- each task checks its own
-export type Answer = any; // eslint-disable-line -- what `transformers.pipeline` returns for the task
+export type Input = any; // each task checks its own
+export type Answer = any; // what `transformers.pipeline` returns for the task
 export type Options = Readonly<Record<string, Json>>;
 export type Graphs = ReadonlyMap<string, Session>;
 
@@ -26,7 +26,7 @@ export interface Row {
   readonly tensors: Tensors;
   readonly length: number;
   /** What the task needs again for the answer. */
-  readonly extra?: any; // eslint-disable-line
+  readonly extra?: any;
   /** The graph that takes it. */
   readonly component: string;
   /** Of axes of the outputs, by name, where padding is cut off. */
@@ -133,7 +133,11 @@ export abstract class Task {
     });
     const groups = [...users.values()];
     const scores = new Array<Tensors>(rows.length);
-    for await (const [place, outputs] of forward(graphs, groups.map(([first]) => rows[first]), batchSize)) {
+    for await (const [place, outputs] of forward(
+      graphs,
+      groups.map(([first]) => rows[first]),
+      batchSize,
+    )) {
       for (const i of groups[place]) scores[i] = this.score(outputs, rows[i]);
     }
     let first = 0;
@@ -150,7 +154,9 @@ export abstract class Task {
   }
 
   checkOptions(given: Options): Options {
-    const unknown = Object.keys(given).sort().find((name) => !Object.hasOwn(this.options, name));
+    const unknown = Object.keys(given)
+      .sort()
+      .find((name) => !Object.hasOwn(this.options, name));
     if (unknown !== undefined) {
       throw new UsageError(`Cannot use the option '${unknown}'.`, {
         why: `${this.name} takes ${Object.keys(this.options).join(", ") || "none"}`,
@@ -164,7 +170,11 @@ export abstract class Task {
 export type TaskClass = new (entry: TaskEntry, bundle: Bundle) => Task;
 
 /** Run rows in batches of similar length; each row's index and its outputs on its valid positions. */
-export async function* forward(graphs: Graphs, rows: readonly Row[], batchSize: number): AsyncGenerator<[number, Tensors]> {
+export async function* forward(
+  graphs: Graphs,
+  rows: readonly Row[],
+  batchSize: number,
+): AsyncGenerator<[number, Tensors]> {
   if (rows.length === 1) {
     const [only] = rows;
     const session = graphs.get(only.component)!;
@@ -186,7 +196,11 @@ export async function* forward(graphs: Graphs, rows: readonly Row[], batchSize: 
     for (let start = 0; start < order.length; start += batchSize) {
       const batch = order.slice(start, start + batchSize);
       const tensors: Tensors = {};
-      for (const spec of session.inputs) tensors[spec.name] = pad(batch.map((i) => rows[i].tensors[spec.name]), spec);
+      for (const spec of session.inputs)
+        tensors[spec.name] = pad(
+          batch.map((i) => rows[i].tensors[spec.name]),
+          spec,
+        );
       const outputs = await session.run(tensors);
       for (let place = 0; place < batch.length; place++) {
         const i = batch[place];
@@ -229,7 +243,8 @@ export function pad(arrays: readonly Tensor[], spec: TensorSpec): Tensor {
   const whole = [longest, ...shape.slice(1)];
   const size = sizeOf(whole);
   const data = zeros(dtype, arrays.length * size);
-  if (spec.padding) (data as Float32Array).fill((data instanceof BigInt64Array ? BigInt(spec.padding) : spec.padding) as never);
+  if (spec.padding)
+    (data as Float32Array).fill((data instanceof BigInt64Array ? BigInt(spec.padding) : spec.padding) as never);
   arrays.forEach((each, i) => copyBlock(each.data, each.shape, data, whole, each.shape, i * size));
   return { dtype, shape: [arrays.length, ...whole], data };
 }

@@ -42,7 +42,8 @@ export class TextGeneration extends TextTask {
     const own = Object.entries(given).filter(([name]) => name in this.options);
     const settings = Object.entries(given).filter(([name]) => !(name in this.options));
     let config = changed(this.#config, Object.fromEntries(settings));
-    if (config.max_new_tokens === null && config.max_length === null) config = changed(config, { max_new_tokens: NEW_TOKENS });
+    if (config.max_new_tokens === null && config.max_length === null)
+      config = changed(config, { max_new_tokens: NEW_TOKENS });
     return { ...this.options, ...Object.fromEntries(own), config };
   }
 
@@ -86,10 +87,13 @@ export class TextGeneration extends TextTask {
       const texts = new Texts(session, group.length, Math.max(...ids.map((each) => each.length)) + STEPS);
       const found = [await texts.read(ids.map((each, k) => each.slice(0, each.length - steps[k])))];
       for (let step = 0; step < Math.max(...steps); step++) {
-        found.push(await texts.step(ids.map((each, k) => each[Math.min(each.length - steps[k] + step, each.length - 1)])));
+        found.push(
+          await texts.step(ids.map((each, k) => each[Math.min(each.length - steps[k] + step, each.length - 1)])),
+        );
       }
       texts.dispose();
-      for (const [k, i] of group.entries()) yield [i, { logits: stacked(found.slice(0, steps[k] + 1).map((each) => each[k])) }];
+      for (const [k, i] of group.entries())
+        yield [i, { logits: stacked(found.slice(0, steps[k] + 1).map((each) => each[k])) }];
     }
   }
 
@@ -109,8 +113,12 @@ export class TextGeneration extends TextTask {
       for await (const [number, token] of this.#tokens(graphs, prompts, config)) written[number].push(token);
       items.forEach((item, i) => {
         const before = this.reader.decoded(prompts[i * copies], true).length;
-        const own = written.slice(i * copies, (i + 1) * copies).map((ids) => this.reader.decoded([...prompts[i * copies], ...ids], true));
-        answers.push(own.map((text) => ({ generated_text: (options.return_full_text ? item : "") + text.slice(before) })));
+        const own = written
+          .slice(i * copies, (i + 1) * copies)
+          .map((ids) => this.reader.decoded([...prompts[i * copies], ...ids], true));
+        answers.push(
+          own.map((text) => ({ generated_text: (options.return_full_text ? item : "") + text.slice(before) })),
+        );
       });
     }
     return answers;
@@ -133,7 +141,10 @@ export class TextGeneration extends TextTask {
     let ids: readonly number[] = this.reader.encode(item, null, { cut: false }).ids;
     if (!ids.length) {
       if (config.bos_token_id === null) {
-        throw new UsageError("Cannot run the model on this text.", { why: "it gives no tokens at all", fix: "give a text that is not empty" });
+        throw new UsageError("Cannot run the model on this text.", {
+          why: "it gives no tokens at all",
+          fix: "give a text that is not empty",
+        });
       }
       ids = [config.bos_token_id];
     }
@@ -152,7 +163,9 @@ export class TextGeneration extends TextTask {
       const held = longest === this.maxLength;
       throw new UsageError(`Cannot go on with a text of ${ids.length} tokens.`, {
         why: `${held ? "the model can hold" : "max_length allows"} ${longest} in all`,
-        fix: held ? 'shorten it, or pass handle_long_generation: "hole", which cuts its beginning' : "shorten it, or raise max_length",
+        fix: held
+          ? 'shorten it, or pass handle_long_generation: "hole", which cuts its beginning'
+          : "shorten it, or raise max_length",
       });
     }
     return ids;
@@ -172,13 +185,24 @@ export class TextGeneration extends TextTask {
     const going = prompts.map((prompt, number) => {
       const longest = Math.min(longestOf(config, prompt.length), this.maxLength);
       const texts = new Texts(graphs.get("model")!, 1, Math.min(longest, prompt.length + ROOM));
-      return { number, ids: [...prompt], next: prompt, longest, rules: rulesOf(config, prompt.length), texts, ended: false };
+      return {
+        number,
+        ids: [...prompt],
+        next: prompt,
+        longest,
+        rules: rulesOf(config, prompt.length),
+        texts,
+        ended: false,
+      };
     });
     try {
       while (going.some((each) => !each.ended)) {
         for (const each of going) {
           if (each.ended) continue;
-          const [logits] = each.ids.length === each.next.length ? await each.texts.read([each.next]) : await each.texts.step(each.next);
+          const [logits] =
+            each.ids.length === each.next.length
+              ? await each.texts.read([each.next])
+              : await each.texts.step(each.next);
           const scores = each.rules.length ? floats(logits).slice() : floats(logits);
           for (const rule of each.rules) rule(each.ids, scores);
           const token = config.do_sample ? draw(scores, random) : likeliest(scores);
@@ -270,6 +294,5 @@ class Pieces {
     return piece;
   }
 }
-
 
 export const TASKS = { "text-generation": TextGeneration };

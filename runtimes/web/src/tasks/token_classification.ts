@@ -69,7 +69,8 @@ export class TokenClassification extends TextTask {
     let chunks = stride === null ? [tokens] : windows(tokens, 0, this.maxLength, stride, side);
     if (typeof parts !== "string") {
       const starts = [0];
-      for (const word of parts) starts.push(starts[starts.length - 1] + codePointLength(word) + codePointLength(options.delimiter));
+      for (const word of parts)
+        starts.push(starts[starts.length - 1] + codePointLength(word) + codePointLength(options.delimiter));
       chunks = chunks.map((each) => ({
         ...each,
         offsets: each.offsets.map(([start, end], i): [number, number] => {
@@ -93,21 +94,34 @@ export class TokenClassification extends TextTask {
       });
     }
     if (typeof options.delimiter !== "string") {
-      throw new UsageError(`Cannot use delimiter=${shown(options.delimiter)}.`, { why: "it is not a string", fix: "pass delimiter: ' '" });
+      throw new UsageError(`Cannot use delimiter=${shown(options.delimiter)}.`, {
+        why: "it is not a string",
+        fix: "pass delimiter: ' '",
+      });
     }
     return [item.join(options.delimiter), item];
   }
 
   score(outputs: Tensors, row: Row): Tensors {
     const { tokens } = row.extra as Chunk;
-    return { scores: softmax(takeRows(outputs.logits, where(tokens.ids.length, (i) => !tokens.special[i]))) };
+    return {
+      scores: softmax(
+        takeRows(
+          outputs.logits,
+          where(tokens.ids.length, (i) => !tokens.special[i]),
+        ),
+      ),
+    };
   }
 
   answer(_item: Input, rows: readonly Row[], scores: readonly Tensors[], options: Options): Answer {
     const strategy = choice(options, "aggregation_strategy", STRATEGIES);
     const ignored = options.ignore_labels;
     if (!Array.isArray(ignored)) {
-      throw new UsageError(`Cannot use ignore_labels=${shown(ignored)}.`, { why: "it is not a list of labels", fix: "pass ['O']" });
+      throw new UsageError(`Cannot use ignore_labels=${shown(ignored)}.`, {
+        why: "it is not a list of labels",
+        fix: "pass ['O']",
+      });
     }
     const found: Record<string, any>[] = [];
     rows.forEach((row, i) => {
@@ -132,7 +146,13 @@ export class TokenClassification extends TextTask {
   }
 
   /** Per token of the text: its word piece, where it starts and ends, and whether it goes on with a word. */
-  #words({ text, tokens }: Chunk): { words: string[]; starts: number[]; ends: number[]; goesOn: boolean[]; places: number[] } {
+  #words({ text, tokens }: Chunk): {
+    words: string[];
+    starts: number[];
+    ends: number[];
+    goesOn: boolean[];
+    places: number[];
+  } {
     const places = where(tokens.ids.length, (i) => !tokens.special[i]);
     const parts = new CodePoints(text);
     const starts = places.map((i) => tokens.offsets[i][0]);
@@ -164,7 +184,10 @@ export class TokenClassification extends TextTask {
       const rows = where(words.length, (i) => i >= first && i < following).map((i) => rowView(scores, i));
       let [likely] = rows;
       if (strategy === "average") {
-        likely = Float32Array.from(likely, (_, label) => rows.reduce((sum, row) => Math.fround(sum + row[label]), 0) / rows.length);
+        likely = Float32Array.from(
+          likely,
+          (_, label) => rows.reduce((sum, row) => Math.fround(sum + row[label]), 0) / rows.length,
+        );
       } else if (strategy === "max") likely = rows[argmax(rows.map((row) => Math.max(...row)))];
       const best = argmax(likely);
       const word = strategy === "simple" ? words[first] : this.#joined(words.slice(first, following));
@@ -177,7 +200,8 @@ export class TokenClassification extends TextTask {
     const groups: Piece[][] = [];
     for (const piece of pieces) {
       const last = groups[groups.length - 1];
-      if (last && !piece.label.startsWith("B-") && tag(piece.label) === tag(last[last.length - 1].label)) last.push(piece);
+      if (last && !piece.label.startsWith("B-") && tag(piece.label) === tag(last[last.length - 1].label))
+        last.push(piece);
       else groups.push([piece]);
     }
     return groups.map((group) => {

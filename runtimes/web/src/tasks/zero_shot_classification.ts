@@ -16,7 +16,11 @@ import { TextTask, rowOfEncoding } from "./text.js";
 export class ZeroShotClassification extends TextTask {
   readonly name = "zero-shot-classification";
   readonly judged: Readonly<Record<string, Kind>> = { scores: "distribution" };
-  override readonly options = { candidate_labels: null, hypothesis_template: "This example is {}.", multi_label: false };
+  override readonly options = {
+    candidate_labels: null,
+    hypothesis_template: "This example is {}.",
+    multi_label: false,
+  };
   readonly #entailment: number;
 
   constructor(entry: TaskEntry, bundle: Bundle) {
@@ -26,7 +30,8 @@ export class ZeroShotClassification extends TextTask {
 
   override encode(item: Input, options: Options): readonly Row[] {
     if (typeof item !== "string") throw this.wrongType(item);
-    if (!item) throw new UsageError("Cannot classify the text.", { why: "it is empty", fix: "give a text that is not empty" });
+    if (!item)
+      throw new UsageError("Cannot classify the text.", { why: "it is empty", fix: "give a text that is not empty" });
     return hypotheses(options).map((hypothesis) => rowOfEncoding(this.reader.encode(item, hypothesis)));
   }
 
@@ -43,7 +48,16 @@ export class ZeroShotClassification extends TextTask {
       const pairs = Float32Array.from(logits.flatMap((each) => [each[against], each[this.#entailment]]));
       values = [...floats(softmax(float32([labels.length, 2], pairs)))].filter((_, i) => i % 2 === 1);
     } else {
-      values = [...floats(softmax(float32([labels.length], Float32Array.from(logits, (each) => each[this.#entailment]))))];
+      values = [
+        ...floats(
+          softmax(
+            float32(
+              [labels.length],
+              Float32Array.from(logits, (each) => each[this.#entailment]),
+            ),
+          ),
+        ),
+      ];
     }
     // Of equal ones the last comes first, as in Python, which sorts upwards and turns round.
     const order = values.map((_, i) => i).sort((a, b) => values[b] - values[a] || b - a);

@@ -37,7 +37,11 @@ export class ZeroShotImageClassification extends Task {
     this.#factor = Math.fround(stepOption(entry, "similarity", "scale", 1));
     this.#bias = Math.fround(stepOption(entry, "similarity", "bias", 0));
     this.#fill = [stepOption(entry, "fill", "length", 0), stepOption(entry, "fill", "id", 0)];
-    this.judged = { image_embeds: "vector", text_embeds: "vector", scores: this.#alone ? "independent" : "distribution" };
+    this.judged = {
+      image_embeds: "vector",
+      text_embeds: "vector",
+      scores: this.#alone ? "independent" : "distribution",
+    };
   }
 
   override get shape(): string {
@@ -76,7 +80,12 @@ export class ZeroShotImageClassification extends Task {
     const [[name, vector]] = Object.entries(outputs);
     const values = floats(vector);
     const length = Math.fround(norm(values));
-    return { [name]: float32(vector.shape, values.map((each) => each / length)) };
+    return {
+      [name]: float32(
+        vector.shape,
+        values.map((each) => each / length),
+      ),
+    };
   }
 
   override join(_rows: readonly Row[], scores: readonly Tensors[]): Tensors {

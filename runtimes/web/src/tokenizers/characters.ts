@@ -18,7 +18,12 @@ export function isWhite(character: string): boolean {
 export function isPunctuation(character: string): boolean {
   const code = character.charCodeAt(0);
   if (code < 128) {
-    return (code >= 33 && code <= 47) || (code >= 58 && code <= 64) || (code >= 91 && code <= 96) || (code >= 123 && code <= 126);
+    return (
+      (code >= 33 && code <= 47) ||
+      (code >= 58 && code <= 64) ||
+      (code >= 91 && code <= 96) ||
+      (code >= 123 && code <= 126)
+    );
   }
   return PUNCTUATION.test(character);
 }
@@ -56,9 +61,10 @@ export function isCjk(code: number): boolean {
 }
 
 /** Characters that are in no table of normal forms there. */
-export const WITHOUT_FORM = new RegExp(`[${ranges(
-  "a2n n3m.3 ol huo r bh.4 2.15 2.8 2bt 2 9 3 1g 2.1 12o e7d.7 2f4.2 iuk.z 3sn.1p 3cv 22s.9",
-)}]`, "gu");
+export const WITHOUT_FORM = new RegExp(
+  `[${ranges("a2n n3m.3 ol huo r bh.4 2.15 2.8 2bt 2 9 3 1g 2.1 12o e7d.7 2f4.2 iuk.z 3sn.1p 3cv 22s.9")}]`,
+  "gu",
+);
 
 const NOT_MN =
   "1kt 4a.8 17.n 7x 70.5 2e 4v 1k 5g 1n.1 1x 8p k 1tt 3a.1 ft.u 3.b ln.5 rap 49 1m 5a jmv.3 1u.4 8u.1 26.5 1z.a " +

@@ -17,7 +17,15 @@ export class Encoding {
     return this.ids.length;
   }
 
-  push(id: number, token: string, offsets: [number, number], word: number, special: number, type: number, sequence: number): void {
+  push(
+    id: number,
+    token: string,
+    offsets: [number, number],
+    word: number,
+    special: number,
+    type: number,
+    sequence: number,
+  ): void {
     this.ids.push(id);
     this.typeIds.push(type);
     this.tokens.push(token);

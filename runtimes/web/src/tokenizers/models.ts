@@ -79,7 +79,7 @@ class WordPiece implements Model {
     const whole = [{ id: unknownId(this), start: 0, end: word.length }];
     if (word.length > this.#most && [...word].length > this.#most) return whole;
     const pieces: Piece[] = [];
-    for (let start = 0; start < word.length; ) {
+    for (let start = 0; start < word.length;) {
       let end = word.length;
       let id: number | undefined;
       while (end > start) {
@@ -157,7 +157,8 @@ class Bpe implements Model {
       const one = this.vocabulary.get(left);
       const other = this.vocabulary.get(right);
       const both = this.vocabulary.get(left + right.slice(cut));
-      if (one !== undefined && other !== undefined && both !== undefined) this.#merges.set(one * size + other, [rank, both]);
+      if (one !== undefined && other !== undefined && both !== undefined)
+        this.#merges.set(one * size + other, [rank, both]);
     });
   }
 
@@ -183,7 +184,7 @@ class Bpe implements Model {
       if (open !== null) found.push({ id: unknown!, ...open });
       open = null;
     };
-    for (let start = 0; start < word.length; ) {
+    for (let start = 0; start < word.length;) {
       const end = start + widthAt(word, start);
       const letter = word.slice(start, end);
       const [from, to] = [start - left, end - left];
@@ -364,7 +365,7 @@ class Unigram implements Model {
     const scores = new Float64Array(length + 1);
     const starts = new Int32Array(length + 1).fill(-1);
     const ids = new Int32Array(length + 1).fill(-1);
-    for (let start = 0; start < length; ) {
+    for (let start = 0; start < length;) {
       const width = widthAt(word, start);
       const here = scores[start];
       const longest = Math.min(this.#longest.get(word.codePointAt(start)!) ?? 0, length - start);
@@ -394,7 +395,7 @@ class Unigram implements Model {
     }
     const pieces: [number, number][] = [];
     let joins = false;
-    for (let end = length; end > 0; ) {
+    for (let end = length; end > 0;) {
       const start = starts[end];
       const strange = ids[end] === (this.#unknownId ?? -1);
       if (strange && joins) pieces[pieces.length - 1][0] = start;

@@ -41,7 +41,7 @@ export class Normalized {
     let made = "";
     const starts: number[] = [];
     const ends: number[] = [];
-    for (let i = 0; i < text.length; ) {
+    for (let i = 0; i < text.length;) {
       const width = widthAt(text, i);
       const instead = change(width === 1 ? text[i] : text.slice(i, i + 2));
       made += instead;
@@ -154,7 +154,7 @@ function formOf(given: Normalized, form: Form): Normalized {
   if (whole === given.text) return given;
   const changes: [string, number][] = [];
   const { text } = given;
-  for (let start = 0; start < text.length; ) {
+  for (let start = 0; start < text.length;) {
     let end = start + widthAt(text, start);
     while (end < text.length && JOINS.test(String.fromCodePoint(text.codePointAt(end)!))) end += widthAt(text, end);
     changes.push(...changesOf(text.slice(start, end), form));

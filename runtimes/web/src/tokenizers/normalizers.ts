@@ -57,7 +57,8 @@ function bert(raw: Json): Normalizer {
       return raw.lowercase ? new Normalized(given.text.toLowerCase(), given.from, given.to) : given;
     }
     let text = given;
-    if (raw.clean_text) text = text.map((each) => (each === "\0" || isBertControl(each) ? "" : isWhite(each) ? " " : each));
+    if (raw.clean_text)
+      text = text.map((each) => (each === "\0" || isBertControl(each) ? "" : isWhite(each) ? " " : each));
     if (raw.handle_chinese_chars) text = text.map((each) => (isCjk(each.codePointAt(0)!) ? ` ${each} ` : each));
     if (strip) text = normalForm(text, "NFD").map((each) => (isBertMark(each) ? "" : each));
     return raw.lowercase ? lowercase(text) : text;
@@ -77,8 +78,14 @@ function stripped(text: Normalized, left: boolean, right: boolean): Normalized {
   const characters = [...text.text];
   let start = 0;
   let end = text.text.length;
-  if (left) for (const each of characters) if (isWhite(each)) start += each.length; else break;
-  if (right) for (const each of characters.reverse()) if (end > start && isWhite(each)) end -= each.length; else break;
+  if (left)
+    for (const each of characters)
+      if (isWhite(each)) start += each.length;
+      else break;
+  if (right)
+    for (const each of characters.reverse())
+      if (end > start && isWhite(each)) end -= each.length;
+      else break;
   return text.slice(start, end);
 }
 

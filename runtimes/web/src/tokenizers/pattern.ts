@@ -53,7 +53,8 @@ function translated(source: string): string {
       if (letter === "]") inClass = false;
       // A set in a set, or their meeting, is Oniguruma's own.
       if (letter === "[" || source.startsWith("&&", i)) throw new Error("a set in a set");
-      made += folded && /[a-z]/i.test(letter) && source[i + 1] !== "-" && source[i - 1] !== "-" ? bothCases(letter) : letter;
+      made +=
+        folded && /[a-z]/i.test(letter) && source[i + 1] !== "-" && source[i - 1] !== "-" ? bothCases(letter) : letter;
     } else if (letter === "[") {
       inClass = true;
       made += letter;

@@ -27,7 +27,8 @@ export function postProcessorOf(raw: Json): PostProcessor {
       return {
         added: () => 0,
         process(first, second) {
-          if (raw.trim_offsets ?? true) for (const each of [first, second]) if (each) trim(each, raw.add_prefix_space ?? true);
+          if (raw.trim_offsets ?? true)
+            for (const each of [first, second]) if (each) trim(each, raw.add_prefix_space ?? true);
           return joined(first, second);
         },
       };
@@ -102,7 +103,8 @@ function enclosed(raw: Json, roberta: boolean): PostProcessor {
   return {
     added: (pair) => (pair ? (roberta ? 4 : 3) : 2),
     process(one, other, special) {
-      if (roberta && (raw.trim_offsets ?? true)) for (const each of [one, other]) if (each) trim(each, raw.add_prefix_space ?? true);
+      if (roberta && (raw.trim_offsets ?? true))
+        for (const each of [one, other]) if (each) trim(each, raw.add_prefix_space ?? true);
       const second = roberta ? 0 : 1; // RoBERTa knows no types
       if (other) setType(other, second, 1);
       if (!special) return joinedAs(one, other);

@@ -11,13 +11,17 @@ export type PreTokenizer = (parts: readonly Normalized[]) => readonly Normalized
 /** `Bytes` as letters that can be seen, as GPT-2 has it. */
 export const BYTE_LETTERS: readonly string[] = byteLetters();
 
-export const GPT2 = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+export const GPT2 =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
 type Behavior = "Removed" | "Isolated" | "MergedWithPrevious" | "MergedWithNext" | "Contiguous";
 
 export function preTokenizerOf(raw: Json): PreTokenizer {
   if (raw === null || raw === undefined) return (parts) => parts;
-  const each = (cut: (part: Normalized) => readonly Normalized[]): PreTokenizer => (parts) => parts.flatMap(cut);
+  const each =
+    (cut: (part: Normalized) => readonly Normalized[]): PreTokenizer =>
+    (parts) =>
+      parts.flatMap(cut);
   switch (raw.type) {
     case "Sequence": {
       const steps: PreTokenizer[] = raw.pretokenizers.map(preTokenizerOf);
@@ -26,7 +30,14 @@ export function preTokenizerOf(raw: Json): PreTokenizer {
     case "BertPreTokenizer":
       return each(bertParts);
     case "Whitespace":
-      return each((part) => split(part, /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu, "Removed", true));
+      return each((part) =>
+        split(
+          part,
+          /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}]+|[^\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control}\p{White_Space}]+/gu,
+          "Removed",
+          true,
+        ),
+      );
     case "WhitespaceSplit":
       return each((part) => split(part, /\p{White_Space}/gu, "Removed"));
     case "Punctuation":
@@ -55,7 +66,7 @@ function bertParts(part: Normalized): Normalized[] {
   const found: Normalized[] = [];
   const { text } = part;
   let start = 0;
-  for (let i = 0; i < text.length; ) {
+  for (let i = 0; i < text.length;) {
     const width = widthAt(text, i);
     const letter = width === 1 ? text[i] : text.slice(i, i + 2);
     const white = isWhite(letter);
@@ -72,7 +83,7 @@ function bertParts(part: Normalized): Normalized[] {
 
 function splitBy(part: Normalized, is: (letter: string) => boolean, behavior: Behavior): Normalized[] {
   const matches: [number, number][] = [];
-  for (let i = 0; i < part.text.length; ) {
+  for (let i = 0; i < part.text.length;) {
     const width = widthAt(part.text, i);
     if (is(part.text.slice(i, i + width))) matches.push([i, i + width]);
     i += width;
@@ -152,7 +163,8 @@ function metaspace(raw: Json): PreTokenizer {
     parts.flatMap((part) => {
       let text = part.replace(/ /g, mark);
       const first = part.from[0] === 0;
-      if ((scheme === "always" || (scheme === "first" && first)) && !text.text.startsWith(mark)) text = text.prepend(mark);
+      if ((scheme === "always" || (scheme === "first" && first)) && !text.text.startsWith(mark))
+        text = text.prepend(mark);
       if (raw.split === false) return [text];
       const marks: [number, number][] = [];
       for (let at = text.text.indexOf(mark); at >= 0; at = text.text.indexOf(mark, at + mark.length)) {

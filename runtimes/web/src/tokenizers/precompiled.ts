@@ -51,7 +51,8 @@ export function precompiled(encoded: string): Normalizer {
       // Where nothing stands before what is taken out, the library forgets it, and so do the places here.
       if (more < 0 && changes.length) changes[changes.length - 1][1] += more;
     };
-    const parts = segments === null ? [...given.text] : Array.from(segments.segment(given.text), (each) => each.segment);
+    const parts =
+      segments === null ? [...given.text] : Array.from(segments.segment(given.text), (each) => each.segment);
     for (const part of parts) {
       const bytes = part.length > 1 ? utf8.encode(part) : null;
       const short = bytes !== null && bytes.length < 6 ? changed(bytes) : null;

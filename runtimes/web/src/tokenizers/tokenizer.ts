@@ -69,7 +69,10 @@ export class Tokenizer {
     for (const [token, id] of this.model.vocabulary) names.set(id, token);
     for (const each of added) names.set(each.id, each.content);
     this.#names = names;
-    this.#raw = finder(added.filter((each) => !each.normalized), (each) => each.content);
+    this.#raw = finder(
+      added.filter((each) => !each.normalized),
+      (each) => each.content,
+    );
     this.#normal = finder(
       added.filter((each) => each.normalized),
       (each) => this.#normalize(Normalized.of(each.content)).text,
@@ -89,7 +92,11 @@ export class Tokenizer {
   }
 
   /** Tokens of a text or of a pair; of a list of words each is one. */
-  encode(text: string | readonly string[], pair: string | readonly string[] | null = null, options: EncodeOptions = {}): Encoding {
+  encode(
+    text: string | readonly string[],
+    pair: string | readonly string[] | null = null,
+    options: EncodeOptions = {},
+  ): Encoding {
     const special = options.special ?? true;
     let first = this.#tokens(text, 0);
     let second = pair === null ? null : this.#tokens(pair, 1);
