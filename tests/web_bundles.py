@@ -124,7 +124,7 @@ BUNDLES: Mapping[str, _Made] = {
     "pictures-cropped": _Made(
         "dinov2",
         "image-classification",
-        [(("photograph", name), {}) for name in ("cheetah.jpg", "tower.jpg", "bus.png", "logo.png")],
+        [(("photograph", name), {}) for name in ("cheetah.jpg", "tower.jpg", "avatar.png", "hf-logo_transpng.png")],
     ),
     "pictures-convnext": _Made("convnext", "image-classification"),
     "labelled": _Made("clip", "zero-shot-image-classification", [(0, {**_LABELS, "hypothesis_template": "{}!"})]),
