@@ -139,5 +139,6 @@ benchmarks: install
 	$(BIN)/python benchmarks/tiny_conversion.py
 
 clean:
+	rm -rf $(WEB)/node_modules $(WEB)/dist examples/phone-demo/dist
 	rm -rf .venv .cache build dist benchmarks/satchel_benchmarks/page .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
