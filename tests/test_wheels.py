@@ -41,6 +41,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tree = out / "tree"
     ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "*.satchel")
     shutil.copytree(ROOT, tree, ignore=ignore)
+    page = tree / "benchmarks" / "satchel_benchmarks" / "page"  # where make wheels puts what make web has built
+    (page / "app" / "parts").mkdir(parents=True, exist_ok=True)
+    for name in ("index.html", "app/page.js", "app/parts/engine.wasm"):
+        (page / name).write_text("built")
     for folder in (tree, tree / "runtimes"):
         build = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", str(out), str(folder)]
         done = subprocess.run(build, capture_output=True, text=True, check=False)
@@ -75,6 +79,9 @@ def test_the_wheels_carry_their_data_and_their_types(wheels: dict[str, Path]) ->
     assert "satchel_runtimes/bundle.schema.json" in thin
     assert "satchel_device_profiles/data/raspberry-pi-5.toml" in full
     assert "satchel/page.css" in full
+    assert "satchel/runs.schema.json" in full
+    for name in ("index.html", "app/page.js", "app/parts/engine.wasm"):
+        assert f"satchel_benchmarks/page/{name}" in full
     assert "satchel_converters/toolchains/tflite.txt" in full
     for package in ("satchel", "satchel_converters", "satchel_device_profiles", "satchel_benchmarks"):
         assert f"{package}/py.typed" in full

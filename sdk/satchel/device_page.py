@@ -238,6 +238,18 @@ def _machine(row: Json) -> str:
     return f"{_on(row)}: {processor}, {about['cores']} cores{memory}, {row['run']['engine']}, {about['system']}"
 
 
+def _browser(told: Json) -> str:
+    """What a page was given there, where a browser measured."""
+    if not told:
+        return ""
+    isolated = (
+        "isolated: with threads and an exact clock"
+        if told.get("isolated")
+        else "not isolated: one thread, a coarse clock"
+    )
+    return ", ".join(str(each) for each in (isolated, told.get("screen")) if each)
+
+
 def _device(number: str, row: Json) -> str:
     run, sensors = row["run"], row.get("sensors") or row["device"].get("sensors", {})
     versions = ", ".join(f"{name} {version}" for name, version in sorted(run["versions"].items()) if version)
@@ -248,6 +260,7 @@ def _device(number: str, row: Json) -> str:
             "machine": _machine(row).partition(": ")[2],
             "emulated": f"by {emulated(row)}; its times are no device's" if emulated(row) else "",
             "threads": run["threads"] or "the engine's choice",
+            "browser": _browser(row["device"].get("browser")),
             "load": f"{run['load_before'][:1] or ''} before, {run['load_after'][:1] or ''} after"
             if run["load_before"]
             else "",

@@ -220,7 +220,10 @@ def _invitation(url: str) -> str:
     import importlib.util
     import io
 
-    words = f"Open this on the phone, in the same network:\n\n    {url}\n"
+    words = (
+        f"Open this on the phone, in the same network:\n\n    {url}\n\n"
+        "A browser gives a page one thread over plain http; plugged in, with --on adb://, it has all.\n"
+    )
     if importlib.util.find_spec("segno") is None:
         return f"{words}\n(for a QR code: pip install 'satchel[report]')\n"
     import segno
