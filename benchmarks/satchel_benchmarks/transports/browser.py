@@ -6,15 +6,10 @@ All paths lie below a token that nobody can guess; what is served is a fixed lis
     GET  ./bundle/*       the bundle's files            GET ./settings.json
     POST ./progress       {"stage": words, "done": 0 to 1}; {"stage": "closed"} when the page goes
     POST ./result         {"ok": true, …} as in browser_run.py, or {"ok": false, "error": {"kind", "what", "why", "fix"}}
-
-The first page that asks for its settings has the link: a preview in a messenger asks for the page alone.
 """
 
 from __future__ import annotations
 
-import hmac
-import json
-import mimetypes
 import queue
 import secrets
 import socket
@@ -22,13 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import urlsplit
 
 from satchel_runtimes import errors
 from satchel_runtimes.bundle import open_bundle
@@ -36,31 +28,12 @@ from satchel_runtimes.errors import SatchelError, ToolchainError, UsageError
 from satchel_runtimes.manifest import MANIFEST_NAME, Manifest
 
 from .browser_run import run_of_page
+from .browser_site import Server, Site
 from .device import Json, Tell
 
 __all__ = ["Browser", "open_device", "page_files"]
 
-_COOKIE = "satchel"
-_MOST = 8 * 2**20  # bytes of a result; one is some 20 kB
 _LEAVES = 5.0  # seconds in which a page that went may come again: a reload
-_TYPES = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm", ".json": "application/json"}
-_HEADERS = {
-    # Without these three a browser gives a page neither threads nor an exact clock.
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'self' blob:; script-src 'self' blob: 'wasm-unsafe-eval'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the token is in the address
-    "Cache-Control": "no-store",
-}
-_TAKEN = (
-    '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    "<title>This link is taken</title><style>body{font:1.1rem/1.5 system-ui;margin:3rem auto;max-width:30rem;padding:0 1rem}"
-    "</style><h1>This link is taken</h1><p>Another browser measures with it. A link is for one phone: run "
-    "<code>satchel bench --on browser</code> again for a link of this phone's own.</p></html>"
-)
 
 
 def open_device(target: str, **options: str | None) -> Browser:
@@ -153,9 +126,9 @@ class Browser:
             raise UsageError(f"Cannot serve {bundle}.", why="it is a zip", fix="unpack it, and name the folder")
         settings = _settings(opened.manifest, options)
         files = {**page_files(), **_bundle_files(bundle, opened.manifest)}
-        site = _Site(secrets.token_urlsafe(16), files, settings)
+        site = Site(secrets.token_urlsafe(16), files, settings)
         try:
-            server = _Server((self._host or "0.0.0.0", self._port), site)
+            server = Server((self._host or "0.0.0.0", self._port), site)
         except OSError as error:
             raise UsageError(
                 f"Cannot serve on {self._host or 'any address'}, port {self._port}.",
@@ -238,7 +211,7 @@ def _print(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
-def _wait(site: _Site, url: str, comes: float, silent: float, tell: Tell) -> Json:
+def _wait(site: Site, url: str, comes: float, silent: float, tell: Tell) -> Json:
     tell(f"waiting for a phone to open {url}")
     stage, before = "", time.monotonic()
     while True:
@@ -298,7 +271,7 @@ def _checked(said: Json) -> Json:
         for each in vars(errors).values()
         if isinstance(each, type) and issubclass(each, SatchelError)
     }
-    kind = getattr(errors, str(error.get("kind", "")), None) or kinds.get(error.get("code"), SatchelError)
+    kind = getattr(errors, str(error.get("kind", "")), None) or kinds.get(error.get("code", 1), SatchelError)
     if not (isinstance(kind, type) and issubclass(kind, SatchelError)):
         kind = SatchelError
     made: SatchelError = kind(
@@ -307,150 +280,3 @@ def _checked(said: Json) -> Json:
         fix=str(error.get("fix", "")),
     )
     raise made
-
-
-@dataclass
-class _Site:
-    """What is served, and who has the link; the lock is held where two phones may come at once."""
-
-    token: str
-    files: Mapping[str, Path]
-    settings: Mapping[str, Any]
-    owner: str | None = None
-    closed: float = 0.0  # when its page went, or 0
-    heard: float = 0.0
-    news: queue.Queue[tuple[str, Any]] = field(default_factory=queue.Queue)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def own(self, visitor: str, agent: str) -> bool:
-        """Whether the link is this visitor's; it becomes that of the first who asks."""
-        with self.lock:
-            if self.owner is None:
-                self.owner = visitor
-                self.news.put(("owner", agent))
-            mine = self.owner == visitor
-        if mine:
-            self.hear()
-        return mine
-
-    def hear(self) -> None:
-        self.heard, self.closed = time.monotonic(), 0.0
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a phone that keeps its connection open does not keep this process
-    allow_reuse_address = True
-
-    def __init__(self, address: tuple[str, int], site: _Site) -> None:
-        self.site = site
-        super().__init__(address, _Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A phone that goes in the middle of a file is no news for the terminal."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = "satchel", ""
-    timeout: ClassVar[float] = 60.0  # type: ignore[misc]  # of a silent connection; the base class says None
-    server: _Server
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Silent: addresses hold the token."""
-
-    def do_GET(self) -> None:
-        site, name = self.server.site, self._name()
-        if name is None:
-            return self._nothing()
-        visitor, cookie = self._visitor()
-        taken = site.owner is not None and site.owner != visitor
-        if name == "settings.json":
-            if visitor and site.own(visitor, self.headers.get("User-Agent", "")):
-                return self._answer(200, json.dumps(site.settings).encode(), "application/json")
-            return self._refuse_taken()
-        file = site.files.get(name)
-        if file is None:
-            return self._nothing()
-        if taken:
-            return (
-                self._answer(409, _TAKEN.encode(), "text/html; charset=utf-8") if name == "" else self._refuse_taken()
-            )
-        if site.owner is not None:
-            site.hear()
-        self._send_file(file, cookie if name == "" else None)
-
-    def do_POST(self) -> None:
-        site, name = self.server.site, self._name()
-        if name not in ("progress", "result"):
-            return self._nothing()
-        visitor, _ = self._visitor()
-        if site.owner is None or visitor != site.owner:
-            return self._refuse_taken()
-        try:
-            length = int(self.headers["Content-Length"])
-            if not 0 <= length <= _MOST:
-                raise ValueError(length)
-            said = json.loads(self.rfile.read(length))
-            said["stage" if name == "progress" else "ok"]
-        except (KeyError, TypeError, ValueError):
-            return self._answer(
-                400, b'{"error": "not the JSON object that belongs here"}', "application/json", close=True
-            )
-        site.hear()
-        if name == "progress" and said.get("stage") == "closed":
-            site.closed = time.monotonic()
-        self._answer(200, b"{}", "application/json")
-        self.wfile.flush()
-        site.news.put((name, said))
-
-    def _name(self) -> str | None:
-        """What is asked for below the token; None without the token."""
-        token, slash, name = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
-        right = hmac.compare_digest(token.encode(), self.server.site.token.encode())
-        return name if right and slash else None
-
-    def _visitor(self) -> tuple[str | None, str]:
-        """Who asks, by a cookie; and the cookie that a new one is given."""
-        try:
-            found = SimpleCookie(self.headers.get("Cookie", "")).get(_COOKIE)
-        except CookieError:
-            found = None
-        visitor = found.value if found else None
-        made = visitor or secrets.token_urlsafe(16)
-        return visitor, f"{_COOKIE}={made}; Path=/{self.server.site.token}/; HttpOnly; SameSite=Lax"
-
-    def _nothing(self) -> None:
-        self._answer(404, b"There is nothing here.\n", "text/plain; charset=utf-8", close=self.command == "POST")
-
-    def _refuse_taken(self) -> None:
-        error = {
-            "kind": "UsageError",
-            "what": "This link is taken.",
-            "why": "another browser measures with it, or this one takes no cookies",
-            "fix": "run satchel bench --on browser again, and open its link on one phone",
-        }
-        self._answer(409, json.dumps({"error": error}).encode(), "application/json", close=self.command == "POST")
-
-    def _answer(self, status: int, body: bytes, kind: str, *, close: bool = False) -> None:
-        self._head(status, len(body), kind, None, close=close)
-        self.wfile.write(body)
-
-    def _head(self, status: int, length: int, kind: str, cookie: str | None, *, close: bool = False) -> None:
-        self.send_response(status)
-        for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(length)}.items():
-            self.send_header(name, value)
-        if cookie:
-            self.send_header("Set-Cookie", cookie)
-        if close:  # what was not read of a body would be taken for the next request
-            self.send_header("Connection", "close")
-        self.end_headers()
-
-    def _send_file(self, file: Path, cookie: str | None) -> None:
-        kind = _TYPES.get(file.suffix) or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-        with file.open("rb") as opened:
-            length = file.stat().st_size
-            self._head(200, length, f"{kind}; charset=utf-8" if kind.startswith("text/") else kind, cookie)
-            while chunk := opened.read(1 << 18):
-                self.wfile.write(chunk)
-                if self.server.site.owner is not None:
-                    self.server.site.heard = time.monotonic()  # a slow link is not silence
