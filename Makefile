@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi lint format wheels web web-packages test-web benchmarks clean
+.PHONY: help quickstart install matrix test test-fast test-slow test-large test-inf1 test-neuron test-pi lint format wheels web web-packages test-web benchmarks example-report clean
 
 help:
 	@echo "make quickstart   set up .venv and run the main job on a real model"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint         ruff and mypy --strict"
 	@echo "make format       let ruff format the code"
 	@echo "make wheels       build both wheels into dist/"
+	@echo "make example-report  measure one bundle four ways and write docs/example-report.html (needs sshd, Chromium, make web)"
 	@echo "make benchmarks   measure what benchmarks/RESULTS.md reports (needs the peer environment)"
 	@echo "make clean        remove .venv, caches and built files"
 
@@ -113,6 +114,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# docs/example-report.html: this machine, the same behind an sshd, an emulated aarch64, and a browser of a phone's size.
+example-report: quickstart
+	$(BIN)/python -m tests.example_report
 
 # The page that measures in a browser goes along where it was built (make web).
 wheels: install
