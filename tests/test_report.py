@@ -131,7 +131,7 @@ class TestPage:
 
         page = page_of([result, slower])
 
-        rows = re.findall(r"<tr><td data-label=\"run\".*?</tr>", page)
+        rows = re.findall(r"<tr[^>]*><td data-label=\"run\".*?</tr>", page)
         assert len(rows) == 2 and "ssh://pi@board" in rows[1]
         assert f"{result['run']['latency']['16']['p50_ms']:.2f}" in rows[0]
         assert page.count(">passed<") >= 4 and "not judged" in page

@@ -9,6 +9,7 @@ from typing import Any
 from satchel_device_profiles import DeviceProfile, MeasuredRun, load_profile
 from satchel_runtimes.errors import LatencyError, ParityError, SupportError, UsageError
 
+from .device_page import system_words
 from .roofline import kind_of
 
 __all__ = ["entries_of", "toml_of"]
@@ -54,7 +55,7 @@ def _entry(row: Json, profile: DeviceProfile) -> MeasuredRun:
     _check(row, profile, what)
     cold, load, writing = run["cold"], row.get("sustained"), run.get("writing")
     board = row["device"]["machine"].get("model") or machine["processor"] or machine["machine"]
-    where = f"{board}, {machine['cores']} cores, {machine['system']}, {run['when'][:10]}"
+    where = f"{board}, {machine['cores']} cores, {system_words(machine['system'])}, {run['when'][:10]}"
     return MeasuredRun(
         model=_model(str(about["source"]["id"]), about["name"]),
         format=about["format"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,7 +13,7 @@ from .device_charts import charts_of, emulated
 from .operator_time import operator_lines, operator_section
 from .page import charts_section, facts, page
 
-__all__ = ["markdown_of", "page_of"]
+__all__ = ["markdown_of", "page_of", "system_words"]
 
 Json = Any  # a run file's results
 
@@ -169,13 +170,14 @@ def _html_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     head = "".join(f'<th scope="col">{escape(each)}</th>' for each in heads)
     body = []
     for row in rows:
+        unreal = ' class="emulated"' if any(words.endswith("(emulated)") for words, _ in row) else ""
         cells = "".join(
             f'<td data-label="{escape(name)}"'
             + (f' data-value="{value}"' if value is not None else "")
             + f"{_none(words)}>{_with_interval(words)}</td>"
             for name, (words, value) in zip(heads, row, strict=True)
         )
-        body.append(f"<tr>{cells}</tr>")
+        body.append(f"<tr{unreal}>{cells}</tr>")
     return (
         '<section><h2>Runs</h2><p>A click on a head sorts by it.</p><div class="wide"><table class="rows sortable"><thead>'
         f"<tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div></section>"
@@ -230,12 +232,18 @@ def _on(row: Json) -> str:
     return f"{row['on']} (emulated)" if emulated(row) else str(row["on"])
 
 
+def system_words(system: str) -> str:
+    """Its name and version; what builders of kernels add to that is nobody's business."""
+    found = re.match(r"([A-Za-z]+)-(\d+(?:\.\d+)*)", system)
+    return f"{found[1]} {found[2]}" if found else system
+
+
 def _machine(row: Json) -> str:
     about = row["run"]["machine"]
     memory = f", {about['memory_bytes'] / 2**30:.0f} GiB" if about.get("memory_bytes") else ""
     board = row["device"]["machine"].get("model")
     processor = board or about["processor"] or about["machine"]
-    return f"{_on(row)}: {processor}, {about['cores']} cores{memory}, {row['run']['engine']}, {about['system']}"
+    return f"{_on(row)}: {processor}, {about['cores']} cores{memory}, {row['run']['engine']}, {system_words(about['system'])}"
 
 
 def _browser(told: Json) -> str:
@@ -261,7 +269,7 @@ def _device(number: str, row: Json) -> str:
             "emulated": f"by {emulated(row)}; its times are no device's" if emulated(row) else "",
             "threads": run["threads"] or "the engine's choice",
             "browser": _browser(row["device"].get("browser")),
-            "load": f"{run['load_before'][:1] or ''} before, {run['load_after'][:1] or ''} after"
+            "load": f"{run['load_before'][0]:.1f} before, {run['load_after'][0]:.1f} after"
             if run["load_before"]
             else "",
             "governor": sensors.get("governor"),

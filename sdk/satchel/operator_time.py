@@ -83,24 +83,43 @@ def _chart(number: int, profile: Json) -> Chart:
 
 
 def _table(number: int, row: Json) -> str:
-    profile = row["profile"]
-    kinds = "".join(
-        f'<tr><th scope="row">{escape(each["operator"])}</th><td>{escape(each["component"])}</td>'
-        f"<td>{each['nodes']}</td><td>{each['ms']:.3f}</td><td>{each['share']:.1%}</td></tr>"
+    profile, about = row["profile"], row["bundle"]
+    several = len({each["component"] for each in profile["operators"]}) > 1
+    kinds = [
+        ([each["operator"], *([each["component"]] if several else [])], [str(each["nodes"]), *_figures(each)])
         for each in profile["operators"]
-    )
-    nodes = "".join(
-        f'<tr><th scope="row">{escape(each["node"])}</th><td>{escape(each["operator"])}</td>'
-        f"<td></td><td>{each['ms']:.3f}</td><td>{each['share']:.1%}</td></tr>"
+    ]
+    nodes = [
+        ([each["node"], *([each["component"]] if several else []), each["operator"]], _figures(each))
         for each in profile["slowest"]
+    ]
+    component = ["component"] if several else []
+    said = (
+        f"Run {number}: {about['name']} {about['format']} {about['scheme']} on {row['on']}, {profile['ms']:.2f} ms in the "
+        f"engine at {_length(row)}, of which {profile['between_ms']:.2f} ms between operators"
     )
-    about = f"{profile['ms']:.2f} ms in the engine at {_length(row)}, of which {profile['between_ms']:.2f} ms between operators"
     return (
-        f"<details><summary>Run {number}: {escape(row['bundle']['name'])} {escape(row['bundle']['format'])} "
-        f"{escape(row['bundle']['scheme'])} on {escape(row['on'])}, {escape(about)}</summary>"
-        '<div class="wide"><table class="operators"><thead><tr><th scope="col">operator</th><th scope="col">component</th>'
-        '<th scope="col">nodes</th><th scope="col">ms a call</th><th scope="col">share</th></tr></thead>'
-        f'<tbody>{kinds}</tbody><thead><tr><th scope="col">slowest nodes</th><th scope="col">operator</th><th></th>'
-        '<th scope="col">ms a call</th><th scope="col">share</th></tr></thead>'
-        f"<tbody>{nodes}</tbody></table></div></details>"
+        f"<details><summary>{escape(said)}</summary>"
+        + _rows(["operator", *component], ["nodes", "ms a call", "share"], kinds)
+        + _rows(["slowest nodes", *component, "operator"], ["ms a call", "share"], nodes)
+        + "</details>"
+    )
+
+
+def _figures(each: Json) -> list[str]:
+    return [f"{each['ms']:.3f}", f"{each['share']:.1%}"]
+
+
+def _rows(words: Sequence[str], figures: Sequence[str], rows: Sequence[tuple[list[str], list[str]]]) -> str:
+    head = "".join(f'<th scope="col">{each}</th>' for each in words)
+    head += "".join(f'<th scope="col" class="figure">{each}</th>' for each in figures)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(each)}</td>" for each in rest)
+        + "".join(f'<td class="figure">{each}</td>' for each in numbers)
+        + "</tr>"
+        for (first, *rest), numbers in rows
+    )
+    return (
+        f'<div class="wide"><table class="operators"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
