@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
+
+import numpy as np
 
 from .bundle import open_bundle
 from .predictor import Predictor
@@ -49,7 +51,7 @@ class NodeTime:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of one call, as the mean of several. A profiler's own clock slows small operators, so shares are worth more than times.
+    """Of one call, by the medians of several. A profiler's own clock slows small operators, so shares are worth more than times.
 
     `why` says why there is none; then all else is empty.
     """
@@ -100,20 +102,21 @@ def _end(session: Any) -> str:  # Any: a Session of an engine that profiles
 def summarize_traces(tool: str, traces: dict[str, Any], calls: int, tokens: int) -> Profile:
     """Traces of onnxruntime by component; each call ran every component as often as any other call did, and one more came first."""
     operators: dict[tuple[str, str], list[float]] = defaultdict(list)  # all nodes of one call
-    nodes: dict[tuple[str, str, str], float] = defaultdict(float)
+    times: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     whole = 0.0
     for component, events in traces.items():
         runs = [each for each in events if each.get("name") == "model_run"]
         counted = sorted(runs, key=lambda each: each["ts"])[len(runs) // (calls + 1) :]
         if not counted:
             continue
-        whole += sum(each["dur"] for each in counted) / calls / 1e3
+        whole += _of_a_call([each["dur"] for each in counted], calls)
         start = counted[0]["ts"]
         for event, own in _own_times(
             each for each in events if each.get("cat") == "Node" and each["ts"] >= start and "op_name" in each["args"]
         ):
             name = event["name"].replace("_kernel_time", "")
-            nodes[name, event["args"]["op_name"], component] += own / calls / 1e3
+            times[name, event["args"]["op_name"], component].append(own)
+    nodes = {name: _of_a_call(found, calls) for name, found in times.items()}
     for (_, operator, component), ms in nodes.items():
         operators[operator, component].append(ms)
     inside = sum(nodes.values())
@@ -132,6 +135,11 @@ def summarize_traces(tool: str, traces: dict[str, Any], calls: int, tokens: int)
             NodeTime(*name, ms, ms / most) for name, ms in sorted(nodes.items(), key=lambda found: -found[1])[:_SLOWEST]
         ),
     )
+
+
+def _of_a_call(microseconds: Sequence[float], calls: int) -> float:
+    """Milliseconds of what ran so often in so many calls; a process that is held up once holds up one of its nodes."""
+    return float(np.median(microseconds)) * len(microseconds) / calls / 1e3
 
 
 def _own_times(events: Iterable[Any]) -> list[tuple[Any, float]]:
