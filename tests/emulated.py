@@ -122,7 +122,7 @@ def _unpack_packages(folder: Path) -> None:
         "APT::Sandbox::User": "root" if os.geteuid() == 0 else "",
     }
     options = [f"-o{name}={value}" for name, value in settings.items()]
-    options += ["-oAPT::Architectures::=amd64", "-oAPT::Architectures::=arm64", "-qq"]
+    options += ["-oAPT::Architectures::=amd64", "-oAPT::Architectures::=arm64", "-oAPT::Update::Error-Mode=any", "-qq"]
     _fetch(["apt-get", *options, "update"], debs)
     _fetch(["apt-get", *options, "download", _QEMU, *(f"{name}:arm64" for name in (*_PYTHON, *_LIBRARIES))], debs)
     for deb in debs.glob("*.deb"):

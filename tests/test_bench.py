@@ -302,3 +302,19 @@ def test_a_comparison_turned_round_is_the_reciprocal(a: float, b: float, wide: f
 def test_a_refused_ratio_is_not_kept_beside_its_reason() -> None:
     assert Ratio(2.0, 1.9, 2.1, 3).why
     assert not Ratio(2.0, 1.9, 2.1, 30).why
+
+
+@pytest.mark.parametrize(
+    ("program", "emulator"),
+    [
+        ("/usr/bin/qemu-aarch64-static", "qemu-aarch64-static"),
+        ("/opt/qemu/python3", None),
+        ("/usr/bin/python3.11", None),
+    ],
+)
+def test_a_processor_that_is_emulated_is_named(
+    program: str, emulator: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("satchel_runtimes.measure.os.readlink", lambda path: program)
+
+    assert machine()["emulated"] == emulator
