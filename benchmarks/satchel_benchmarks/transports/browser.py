@@ -213,7 +213,7 @@ def _print(words: str) -> None:
 
 def _wait(site: Site, url: str, comes: float, silent: float, tell: Tell) -> Json:
     tell(f"waiting for a phone to open {url}")
-    stage, before = "", time.monotonic()
+    stage, told, before = "", "", time.monotonic()
     while True:
         try:
             kind, said = site.news.get(timeout=0.2)
@@ -247,8 +247,10 @@ def _wait(site: Site, url: str, comes: float, silent: float, tell: Tell) -> Json
         elif said.get("stage") != "closed":
             stage = str(said.get("stage", ""))[:200]
             done = said.get("done")
-            part = f", {done:.0%}" if isinstance(done, (int, float)) and 0 <= done <= 1 else ""
-            tell(f"{stage}{part}")
+            part = f", {round(done * 10) * 10}%" if isinstance(done, (int, float)) and 0 <= done <= 1 else ""
+            if f"{stage}{part}" != told:  # a page tells several times a second, and a build log keeps every line
+                told = f"{stage}{part}"
+                tell(told)
 
 
 def _words(seconds: float) -> str:
