@@ -31,6 +31,7 @@ Json = Any  # a run file's results
 _COLOURS = (SHIPS, PASSES, REFUSED, INK, MUTED)
 _MARKS = "osD^vP*X"
 _MB = 2**20
+_FAR = 30  # between the slowest and the fastest, lengths included
 
 
 def charts_of(results: Sequence[Json]) -> list[Chart]:
@@ -73,13 +74,21 @@ def _latency(rows: Sequence[tuple[int, Json]]) -> Chart:
         axes.plot(lengths, [found[each]["p50_ms"] for each in lengths], **style, label=str(number), markersize=6)
         low, high = ([found[each][name] for each in lengths] for name in ("low_ms", "high_ms"))
         axes.fill_between(lengths, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    axes.set_ylim(bottom=0)
     axes.set_xlabel(rows[0][1]["run"]["shape"] or "tokens")
-    axes.set_ylabel("milliseconds")
+    _milliseconds(axes, [each["p50_ms"] for _, row in rows for each in row["run"]["latency"].values()])
     made.legend(loc="outside upper center", ncols=min(len(rows), 8), labelcolor=INK)
     first = " to the first token" if any(row["run"].get("writing") for _, row in rows) else ""
     said = f"The median of predict{first}, by the length of the input; the band is its 95 % interval. Numbers are the table's."
     return "Latency by length", said, svg_of(made, "device-latency")
+
+
+def _milliseconds(axes: Any, values: Sequence[float]) -> None:
+    """From zero; where a phone would press all boards to the ground, by powers."""
+    if values and max(values) > _FAR * min(values) > 0:
+        log_axis(axes, "milliseconds", "y")
+    else:
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("milliseconds")
 
 
 def _memory(rows: Sequence[tuple[int, Json]]) -> Chart:
@@ -126,8 +135,8 @@ def _sustained(rows: Sequence[tuple[int, Json]]) -> Chart:
         parts[0].plot(minutes, [each["latency"]["p50_ms"] for each in windows], **style, label=str(number))
         if warm:
             parts[1].plot(minutes, [each["celsius"] for each in windows], **style)
-    parts[0].set_ylim(bottom=0)
-    parts[0].set_ylabel("milliseconds")
+    loads = [row["sustained"]["windows"] for _, row in rows if row.get("sustained")]
+    _milliseconds(parts[0], [each["latency"]["p50_ms"] for windows in loads for each in windows])
     parts[-1].set_xlabel("minutes of load")
     if warm:
         parts[1].set_ylabel("°C")

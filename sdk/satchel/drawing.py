@@ -75,18 +75,21 @@ def figures() -> Any:  # Any: a module
     return need("matplotlib.figure", extra="report", to="write an HTML report", of="satchel")
 
 
-def log_axis(axes: Any, label: str) -> None:
-    axes.set_xscale("log")
-    axes.set_xlabel(label)
-    low, high = axes.get_xlim()
-    if low > 1e-3:  # plain numbers for milliseconds, powers of ten where there are many
+def log_axis(axes: Any, label: str, which: str = "x") -> None:
+    """Of x or y, with plain numbers for milliseconds and powers of ten where there are many."""
+    make = {name: getattr(axes, f"set_{which}{name}") for name in ("scale", "label", "ticks")}
+    make["scale"]("log")
+    make["label"](label)
+    limits = getattr(axes, f"get_{which}lim"), getattr(axes, f"set_{which}lim")
+    low, high = limits[0]()
+    if low > 1e-3:
         ticks = [base * 10**power for power in range(-3, 6) for base in (1, 2, 5)]
         ticks = [tick for tick in ticks if low <= tick <= high]
         while len(ticks) > 7:
             ticks = ticks[::2]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xticks([], minor=True)
-        axes.set_xlim(low, high)
+        make["ticks"](ticks, [f"{tick:g}" for tick in ticks])
+        make["ticks"]([], minor=True)
+        limits[1](low, high)
 
 
 def svg_of(figure: Any, name: str) -> str:
