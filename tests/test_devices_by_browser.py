@@ -91,6 +91,12 @@ class TestMeasuring:
         assert any("golden samples, 50%" in each for each in started.said)
         assert "latency at 64 tokens, 100%" in started.said[-1]
 
+    def test_memory_that_cannot_hold_the_bundle_is_not_known(self, bench: Callable[..., Bench]) -> None:
+        started = bench()
+        Phone(started.url).measure({**MEASURED, "measured": {**MEASURED["measured"], "memory_bytes": 1_000_000}})
+
+        assert started.result.result(20)["run"]["cold"]["peak_rss_bytes"] is None
+
     def test_the_command_writes_it_and_the_report_reads_it(
         self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -95,6 +95,7 @@ def _machine(device: Json) -> Json:
 def _run(measured: Json, manifest: Manifest, about: Json) -> Run:
     target, engine = manifest.target, str(measured["engine"])
     cold = measured.get("cold")
+    size = sum(each.bytes for each in manifest.files.values())
     return Run(
         bundle=manifest.name,
         device=target.device,
@@ -105,8 +106,8 @@ def _run(measured: Json, manifest: Manifest, about: Json) -> Run:
         threads=measured["threads"],
         latency={int(tokens): _latency(each) for tokens, each in measured["latency"].items()},
         throughput=None,
-        cold=_cold(cold, measured.get("memory_bytes")) if cold else None,
-        size_bytes=sum(each.bytes for each in manifest.files.values()),
+        cold=_cold(cold, _memory(measured.get("memory_bytes"), size)) if cold else None,
+        size_bytes=size,
         machine=about,
         load_before=(),
         load_after=(),
@@ -133,6 +134,11 @@ def _seconds(milliseconds: Sequence[float]) -> np.ndarray:
     if found.ndim != 1 or not found.size or not np.isfinite(found).all() or (found < 0).any():
         raise ValueError(f"{str(milliseconds)[:60]!r} are no times")
     return found
+
+
+def _memory(told: int | None, size: int) -> int | None:
+    """Some browsers count a page without the memory of its engine, in which the whole bundle lies: then it is not known."""
+    return None if told is None or told < size else int(told)
 
 
 def _cold(found: Json, memory: int | None) -> Cold:
