@@ -200,7 +200,8 @@ def _write(
 
 
 def _node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    return next(each for each in model.graph.node if each.name == name)
+    found: onnx.NodeProto = next(each for each in model.graph.node if each.name == name)
+    return found
 
 
 def _sweep(model: onnx.ModelProto) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,12 +35,13 @@ class RankedLabels(Task):
     outputs = ("logits",)
     optional = frozenset({"label"})
     target = "label"
-    metrics = ("accuracy", "f1_micro", "f1_macro", "top_5")
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1_micro", "f1_macro", "top_5")
     reply_options = {"top_k": None}
 
     def __init__(self, entry: TaskEntry, files: Files) -> None:
-        super().__init__(entry, files)
+        super().__init__(entry, files)  # type: ignore[safe-super]  # of the class beside this one
         self.function = entry.postprocess[0].step
+        self._labels: Sequence[str] = entry.option("labels", "labels", ())
         self.judged = {"scores": _KINDS[self.function]}
 
     def score(self, outputs: Tensors, row: Row) -> Tensors:
@@ -50,8 +51,7 @@ class RankedLabels(Task):
         values = scores[0]["scores"]
         if options["function_to_apply"] is not None:
             values = _FUNCTIONS[choice(options, "function_to_apply", list(_FUNCTIONS))](scores[0]["logits"])
-        labels = self.entry_.option("labels", "labels", ())
-        found = [{"label": labels[i], "score": float(values[i])} for i in np.argsort(-values, kind="stable")]
+        found = [{"label": self._labels[i], "score": float(values[i])} for i in np.argsort(-values, kind="stable")]
         if options["top_k"] == "":  # as the pipeline of texts has it: the best, not in a list
             return found[0]
         return found if options["top_k"] is None else found[: whole_number(options, "top_k")]
