@@ -15,7 +15,7 @@ help:
 	@echo "make test-large   convert a model of a billion parameters, and watch the memory (10 GB of it, 20 GB of disk, an hour)"
 	@echo "make test-neuron  the Neuron contract on an instance with AWS Neuron's own packages, in the python that has them"
 	@echo "make test-inf1    finish a compile kit in the torch of Inf1, 1.13.1 (an environment of 3.4 GB, in .cache)"
-	@echo "make test-pi      the thin wheel and the agent in an emulated aarch64 Python (150 MB are fetched once; three minutes)"
+	@echo "make test-pi      the thin wheel and the agent in an emulated aarch64 Python (150 MB are fetched once; five minutes)"
 	@echo "make web          build the TypeScript runtime and the page that measures on a phone (needs Node.js 20)"
 	@echo "make test-web     its tests: bundles of every task replayed in a headless Chromium of a phone's size"
 	@echo "make lint         ruff and mypy --strict"
