@@ -63,7 +63,7 @@ class Page:
     def wait_for(self, expression: str, seconds: float = 60.0) -> Any:
         end = time.monotonic() + seconds
         while not (found := self.evaluate(expression)):
-            assert time.monotonic() < end, (expression, self.evaluate("document.body.innerText"), self.console)
+            assert time.monotonic() < end, (expression, self.evaluate("document.body?.innerText"), self.console)
             time.sleep(0.1)
         return found
 

@@ -121,7 +121,7 @@ class TestTheBuiltPage:
 
         page.go(url)
         found = result.result(300)
-        page.wait_for("document.body.innerText.includes('Sent')")
+        page.wait_for("document.body?.innerText.includes('Sent')")
 
         run = Run.from_plain(found["run"])
         assert found["replay"]["finding"] == "same"
@@ -150,7 +150,7 @@ class TestTheBuiltPage:
         url, result, _ = serve(max_seconds=20.0, max_runs=100_000)
         page.as_phone()
         page.go(url)
-        page.wait_for("document.body.innerText.includes('latency')", 120)
+        page.wait_for("document.body?.innerText.includes('latency')", 120)
 
         page.go("about:blank")
 
@@ -165,7 +165,7 @@ class TestTheBuiltPage:
         page.as_phone()
 
         page.go(url)
-        page.wait_for("document.body.innerText.includes('This link is taken')")
+        page.wait_for("document.body?.innerText.includes('This link is taken')")
 
         phone.post("result", MEASURED)
         assert result.result(20)["run"]
