@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,18 +93,19 @@ def bundle(scheme: str, format: str = "onnx") -> Path:
 def run(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
     """Run a command to its end. The parent must stay small: Linux hands its own peak on to the child over exec."""
     start = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **_COMPILED, **(env or {})},
-        text=True,
-    )
-    out, complaints = process.stdout, process.stderr
-    assert out is not None and complaints is not None  # PIPE above
-    said = out.read()
-    wrong = complaints.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    with tempfile.TemporaryFile("w+") as complaints:  # a pipe that nobody reads yet would stop who complains at length
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env={**os.environ, **_COMPILED, **(env or {})},
+            text=True,
+        )
+        assert process.stdout is not None  # PIPE above
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        complaints.seek(0)
+        wrong = complaints.read()
     wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
