@@ -17,7 +17,6 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import SupportError, UsageError
 from ..manifest import Graph, TensorSpec
-from .huge_pages import collapse_beside
 
 __all__ = ["Session", "SessionOptions", "Tensors", "Used", "open_session"]
 
@@ -115,6 +114,8 @@ def open_session(bundle: Bundle, graphs: tuple[Graph, ...], options: SessionOpti
     threads = options.threads or _preferred(bundle.manifest.target.threads)
     session: Session = module.open_session(bundle, graphs, dataclasses.replace(options, threads=threads))
     if any(graph.state for graph in graphs):
+        from .huge_pages import collapse_beside
+
         collapse_beside()
     return session
 

@@ -52,17 +52,13 @@ class RankedLabels(Task):
         if options["function_to_apply"] is not None:
             values = _FUNCTIONS[choice(options, "function_to_apply", list(_FUNCTIONS))](scores[0]["logits"])
         found = [{"label": self._labels[i], "score": float(values[i])} for i in np.argsort(-values, kind="stable")]
-        if options["top_k"] == "":  # as the pipeline of texts has it: the best, not in a list
-            return found[0]
         return found if options["top_k"] is None else found[: whole_number(options, "top_k")]
 
     def reply(
         self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
     ) -> list[Any]:
-        """Labels, the likeliest first; of independent ones those that are likelier than not; of a regression its number."""
+        """Labels, the likeliest first; of independent ones those that are likelier than not."""
         found = self.run(graphs, inputs, self.check_options(self.reply_options), batch_size)
-        if self.function == "none":
-            return [ranked[0]["score"] for ranked in found]
         if self.function == "sigmoid":
             return [{"labels": [each["label"] for each in ranked if each["score"] > 0.5]} for ranked in found]
         return [[each["label"] for each in ranked[:5]] for ranked in found]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..manifest import TaskEntry
+from ..sessions import Session, Tensors
 from .ranked_labels import RankedLabels, label_steps
 from .task import LABEL_COLUMNS, TEXT_COLUMNS, Answer, Input, ModelFacts, Row
 from .text import TextTask, labels_of, tokenize_step, wrong_type
@@ -54,6 +55,19 @@ class TextClassification(RankedLabels, TextTask):
         if not isinstance(item, str):
             raise wrong_type(self, item)
         return [self.row(self.encoding(item))]
+
+    def answer(self, item: Input, rows: Sequence[Row], scores: Sequence[Tensors], options: Mapping[str, Any]) -> Answer:
+        if options["top_k"] == "":
+            return super().answer(item, rows, scores, {**options, "top_k": 1})[0]
+        return super().answer(item, rows, scores, options)
+
+    def reply(
+        self, graphs: Mapping[str, Session], inputs: Sequence[Input], labels: Sequence[str] = (), batch_size: int = 0
+    ) -> list[Any]:
+        """As of `RankedLabels`; of a regression its number."""
+        if self.function != "none":
+            return super().reply(graphs, inputs, labels, batch_size)
+        return [each["score"] for each in self.run(graphs, inputs, self.check_options({}), batch_size)]
 
     def wrap_single(self, answer: Answer, options: Mapping[str, Any]) -> Answer:
         return [answer] if options["top_k"] == "" else answer
