@@ -93,10 +93,10 @@ def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, kept
         losses = _lost(weights, _Rounded(levels, scale, zero, block).values, moments)
         parts = [_parted(model, names, each) for each in (levels, scale, zero, losses)]
         for (name, own), (_, s), (_, z), (_, part) in zip(*parts, strict=True):
-            lost = float(part[0].sum() / part[1].sum())
             before = _write(model, name, rows, block, own, s, z)
-            if lost > _HARM:
-                harmed.append((lost, own.size, before))
+            lost, whole = (float(each.sum()) for each in part)
+            if lost > _HARM * whole:
+                harmed.append((lost / max(whole, float(_TINY)), own.size, before))
     spared = []
     for _, size, before in sorted(harmed, key=lambda each: -each[0]):
         if size <= room:
