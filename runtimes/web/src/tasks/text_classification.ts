@@ -2,12 +2,10 @@
 
 import type { Bundle } from "../bundle.js";
 import type { TaskEntry } from "../manifest.js";
-import { FUNCTIONS, ranked } from "../numbers.js";
-import { floats, type Tensors } from "../tensor.js";
+import type { Tensors } from "../tensor.js";
+import { KINDS, labelScores, rankedLabels } from "./ranked_labels.js";
 import type { Answer, Input, Kind, Options, Row } from "./task.js";
-import { TextTask, choice, isMapping, rowOfEncoding, wholeNumber } from "./text.js";
-
-const KINDS: Readonly<Record<string, Kind>> = { softmax: "distribution", sigmoid: "independent", none: "number" };
+import { TextTask, isMapping, rowOfEncoding } from "./text.js";
 
 /**
  * `predict("text")` is `[{label, score}]`, for a list one such object per text.
@@ -40,18 +38,12 @@ export class TextClassification extends TextTask {
   }
 
   score(outputs: Tensors): Tensors {
-    return { scores: FUNCTIONS[this.#function](outputs.logits), logits: outputs.logits };
+    return labelScores(this.#function, outputs);
   }
 
   answer(_item: Input, _rows: readonly Row[], [scores]: readonly Tensors[], options: Options): Answer {
-    let values = floats(scores.scores);
-    if (options.function_to_apply !== null) {
-      values = floats(FUNCTIONS[choice(options, "function_to_apply", Object.keys(FUNCTIONS))](scores.logits));
-    }
-    const labels = this.labels();
-    const found = ranked(values).map((i) => ({ label: labels[i], score: values[i] }));
-    if (options.top_k === "") return found[0];
-    return options.top_k === null ? found : found.slice(0, wholeNumber(options, "top_k"));
+    if (options.top_k === "") return rankedLabels(scores, this.labels(), { ...options, top_k: 1 })[0];
+    return rankedLabels(scores, this.labels(), options);
   }
 
   override wrapSingle(answer: Answer, options: Options): Answer {
