@@ -410,6 +410,25 @@ def test_the_command_takes_cores(inf2: Path) -> None:
     assert wrong.returncode == 2 and "choose among 0, 1, 2, 3" in wrong.stderr
 
 
+def test_training_beside_a_device_does_not_ask_for_its_random_numbers(placed: object, torch_model: Any) -> None:
+    """A device in torch need not keep any, and this one does not; what is trained lies on the host."""
+    import copy
+
+    import torch
+
+    from satchel_converters.compress.prune import Movement, parse_prune, prune
+
+    batches = [{"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.int64)}]
+
+    def loss(model: Any, batch: Any) -> Any:
+        return model(**batch).last_hidden_state.square().mean()
+
+    how = Movement(steps=2, learning_rate=1e-5)
+    result = prune(copy.deepcopy(torch_model), None, parse_prune("ffn=0.1,by=movement"), batches, loss, movement=how)
+
+    assert result.removed["ffn"]
+
+
 # What is refused
 
 

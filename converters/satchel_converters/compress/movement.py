@@ -49,7 +49,7 @@ def learn(
     was_training = model.training
     model.train()
     try:
-        with torch.random.fork_rng(), gated(base, sites, open_gate):
+        with torch.random.fork_rng(devices=()), gated(base, sites, open_gate):
             torch.manual_seed(how.seed)
             for step, batch in enumerate(itertools.islice(itertools.cycle(batches), how.steps)):
                 share = share_at(step, how)
