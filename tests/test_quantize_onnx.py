@@ -326,14 +326,13 @@ def tied(rows: int, width: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-@pytest.mark.parametrize("scheme", ["int8-weights", "int4-weights"])
 @pytest.mark.parametrize("width", [96, 256], ids=["padded blocks", "whole blocks"])
-def test_a_table_that_is_embedding_and_head_is_stored_once_in_eight_bits(scheme: str, width: int) -> None:
+def test_a_table_that_is_embedding_and_head_is_stored_once_in_eight_bits(width: int) -> None:
     model, rows = tied(2048, width), 2048
     ids = np.array([[0, 5, 2047, 1024]])
     before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"ids": ids})
 
-    made = quantize(model, Wanted(plan(scheme), (), "model", quiet))
+    made = quantize(model, Wanted(plan("int8-weights"), (), "model", quiet))
 
     after = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"ids": ids})
     assert made.ByteSize() < rows * -(-width // 128) * 128 * 1.1, "one byte for each weight, once, and a scale for 128"
@@ -341,6 +340,66 @@ def test_a_table_that_is_embedding_and_head_is_stored_once_in_eight_bits(scheme:
     for ours, theirs in zip(after, before, strict=True):
         # Half a step of 1/127 of a block's largest, which is about three spreads.
         assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
+
+
+def test_four_bits_are_those_of_the_head_too_and_its_table_is_looked_up_in_eight() -> None:
+    model = tied(9000, 64)
+    ids = [{"ids": np.random.default_rng(n).integers(0, 9000, (1, 40))} for n in range(20)]
+    before = [onnxruntime.InferenceSession(model.SerializeToString()).run(None, dict(each)) for each in ids]
+
+    made = quantize(model, Wanted(plan("int4-weights"), ids, "model", quiet, writes=True))
+
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    assert made.ByteSize() < 9000 * 64 * (1 + 0.5 + 5 / 32) * 1.1, (
+        "a byte of the table, half a one of the head, its scales"
+    )
+    for each, theirs in zip(ids, before, strict=True):
+        logits, states = session.run(None, dict(each))
+        assert np.linalg.norm(states - theirs[1]) < 0.02 * np.linalg.norm(theirs[1]), "half a step of 1/127"
+        # Random rows share nothing that the rounding could make use of: a step of 15 levels is a tenth of a value.
+        assert np.linalg.norm(logits - theirs[0]) < 0.12 * np.linalg.norm(theirs[0])
+
+
+class TestMerge:
+    """Matrices that are multiplied with the same input, of what writes."""
+
+    @staticmethod
+    def branches() -> onnx.ModelProto:
+        """y = (x A) * (x B) + x C, and what a second layer makes of it."""
+        rng = np.random.default_rng(4)
+        names = ("a", "b", "c", "d")
+        constants = [numpy_helper.from_array(rng.standard_normal((32, 32)).astype(np.float32) / 6, n) for n in names]
+        nodes = [
+            *(helper.make_node("MatMul", ["x", each], [f"x{each}"], name=f"by {each}") for each in "abc"),
+            helper.make_node("Mul", ["xa", "xb"], ["gated"], name="gate"),
+            helper.make_node("Add", ["gated", "xc"], ["sum"], name="sum"),
+            helper.make_node("MatMul", ["sum", "d"], ["y"], name="by d"),
+        ]
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, "rows", 32]) for n in ("x", "y")]
+        graph = helper.make_graph(nodes, "branches", ends[:1], ends[1:], constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+    @pytest.mark.parametrize("scheme", ["int8-weights", "int4-weights"])
+    def test_one_product_serves_them_all(self, scheme: str) -> None:
+        rows = samples(20)
+        apart, merged = (
+            quantize(self.branches(), Wanted(plan(scheme), rows, "decoder", quiet, writes=writes))
+            for writes in (False, True)
+        )
+
+        onnx.checker.check_model(merged, full_check=True)
+        kinds = [[node.op_type for node in each.graph.node] for each in (apart, merged)]
+        assert [each.count("MatMulNBits") for each in kinds] == [4, 2]
+        assert error(merged, self.branches(), rows) == pytest.approx(error(apart, self.branches(), rows), rel=0.2)
+
+    def test_a_matrix_that_two_inputs_share_stays_alone(self) -> None:
+        model = self.branches()
+        model.graph.node[-1].input[1] = "a"
+
+        made = quantize(model, Wanted(plan("int8-weights"), (), "decoder", quiet, writes=True))
+
+        assert [node.op_type for node in made.graph.node].count("MatMulNBits") == 3
+        assert error(made, model, samples(10)) < 0.05
 
 
 def test_a_whole_conversion_notes_what_was_decided(tiny: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import transformers
@@ -93,6 +94,14 @@ def hearing(tmp_path_factory: pytest.TempPathFactory) -> Hearing:
     torch.manual_seed(0)
     whisper(folder)
     return Hearing(folder)
+
+
+def test_the_encoder_never_holds_the_scores_of_all_its_frames(hearing: Hearing) -> None:
+    encoder = onnx.load(hearing.folder.with_suffix(".satchel") / "encoder.onnx")
+    kinds = [node.op_type for node in encoder.graph.node]
+
+    assert kinds.count("MultiHeadAttention") == hearing.model.config.encoder_layers
+    assert "Softmax" not in kinds
 
 
 class TestSpeech:

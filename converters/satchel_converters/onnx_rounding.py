@@ -58,10 +58,9 @@ def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> 
     for names, weights, moments in _matrices(model, places):
         scale = np.maximum(np.abs(weights).max(axis=0) / levels, _TINY)
         order = np.argsort(-np.diag(moments), kind="stable")  # loud channels first, the others make up for them
-        fit = _always(scale)
-        made = _rounded(weights[order], moments[order][:, order], 128, (-levels, levels), fit)
         rounded = np.empty_like(weights)
-        rounded[order] = made.values
+        for here, made in _rounded(weights, moments, order, 128, (-levels, levels), _always(scale)):
+            rounded[order, here] = made.values
         # The largest of a column defines its scale, so it stays as it is.
         largest = np.abs(weights).argmax(axis=0), np.arange(weights.shape[1])
         rounded[largest] = weights[largest]
@@ -69,33 +68,35 @@ def round_int8(model: onnx.ModelProto, places: Sequence[Place], levels: int) -> 
             replace_weights(model, name, own)
 
 
-def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, kept: Collection[str] = ()) -> list[str]:
+def round_int4(model: onnx.ModelProto, places: Iterable[Place], block: int, heads: Collection[str] = ()) -> list[str]:
     """Make the products of the places MatMulNBits on 16 levels, with a scale and a zero point for each block of rows of a column.
     They are written here, since a quantizer would look for another grid in what was rounded.
 
     Returns the names of those that stay as they are, because they would lose too much: those that lose most first, at most an
-    eighth of the weights, not counting those that are `kept` in any case.
+    eighth of the weights. `heads` neither count nor stay.
     """
-    counted = [node for name, node in weighted(model).items() if name not in kept]
+    counted = [node for name, node in weighted(model).items() if name not in heads]
     room = _SPARED * sum(array_of(model, node.input[1]).size for node in counted)
     harmed: list[tuple[float, int, onnx.NodeProto]] = []
     for names, weights, moments in _matrices(model, places):
-        rows = len(weights)
+        rows, columns = weights.shape
         short = -rows % block  # rows of nothing, which come out as nothing
-        weights, moments = np.pad(weights, ((0, short), (0, 0))), np.pad(moments, ((0, short), (0, short)))
+        if short:
+            weights, moments = np.pad(weights, ((0, short), (0, 0))), np.pad(moments, ((0, short), (0, short)))
         order = _loudest_first(np.diag(moments), block)
-        made = _rounded(weights[order], moments[order][:, order], block, (0, _LEVELS4), _fitted)
-        levels = np.empty(made.levels.shape, np.uint8)
-        levels[order] = made.levels
-        places_of = order[::block] // block  # the blocks in the order in which they were rounded
-        scale, zero = np.empty_like(made.scale), np.empty(made.zero.shape, np.uint8)
-        scale[places_of], zero[places_of] = made.scale, made.zero
-        losses = _lost(weights, _Rounded(levels, scale, zero, block).values, moments)
+        places_of = order[::block] // block  # the blocks in the order in which they are rounded
+        levels, zero = (np.empty((count, columns), np.uint8) for count in (len(weights), len(places_of)))
+        scale, losses = (np.empty((count, columns), np.float32) for count in (len(places_of), 2))
+        for here, made in _rounded(weights, moments, order, block, (0, _LEVELS4), _fitted):
+            levels[order, here], scale[places_of, here], zero[places_of, here] = made.levels, made.scale, made.zero
+            values = np.empty_like(made.levels, np.float32)
+            values[order] = made.values
+            losses[:, here] = _lost(weights[:, here], values, moments)
         parts = [_parted(model, names, each) for each in (levels, scale, zero, losses)]
         for (name, own), (_, s), (_, z), (_, part) in zip(*parts, strict=True):
             before = _write(model, name, rows, block, own, s, z)
             lost, whole = (float(each.sum()) for each in part)
-            if lost > _HARM * whole:
+            if lost > _HARM * whole and name not in heads:
                 harmed.append((lost / max(whole, float(_TINY)), own.size, before))
     spared = []
     for _, size, before in sorted(harmed, key=lambda each: -each[0]):
@@ -215,32 +216,35 @@ def _sweep(model: onnx.ModelProto) -> None:
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def _rounded(weights: np.ndarray, moments: np.ndarray, block: int, ends: tuple[int, int], fit: _Fit) -> _Rounded:
-    """Round row after row, each time moving the rows that follow so that they make up for its error."""
+def _rounded(
+    weights: np.ndarray, moments: np.ndarray, order: np.ndarray, block: int, ends: tuple[int, int], fit: _Fit
+) -> Iterator[tuple[slice, _Rounded]]:
+    """Round row after row in this order, each time moving the rows that follow so that they make up for its error.
+    Gives some of the columns at a time, their rows in this order: a vocabulary's are too many to hold several times."""
     count, columns = weights.shape
-    damped = moments / max(float(np.mean(np.diag(moments))), _TINY)
+    damped = moments[order][:, order] / max(float(np.mean(np.diag(moments))), _TINY)
     damped[np.diag_indices(count)] += _DAMPING  # enough for float32, which takes half the time
     loudness = np.diag(damped)
     # The upper factor of the inverse: that of the moments in reverse order, inverted, in order again.
     follow = _inverse_factor(damped[::-1, ::-1])[::-1, ::-1]
-    levels = np.empty((count, columns), np.int16)
     blocks = -(-count // block)
-    scales, zeros = (np.empty((blocks, columns), np.float32) for _ in range(2))
     for column in range(0, columns, _COLUMNS):
-        here = slice(column, column + _COLUMNS)
-        left = weights[:, here].copy()
+        here = slice(column, min(column + _COLUMNS, columns))
+        left = weights[order, here]
+        levels = np.empty(left.shape, np.int16)
+        scales, zeros = (np.empty((blocks, left.shape[1]), np.float32) for _ in range(2))
         for start in range(0, count, block):
             end = min(start + block, count)
             scale, zero = fit(left[start:end], loudness[start:end], here)
-            scales[start // block, here], zeros[start // block, here] = scale, zero
+            scales[start // block], zeros[start // block] = scale, zero
             errors = np.empty_like(left[start:end])
             for row in range(start, end):
                 level = np.clip(np.rint(left[row] / scale) + zero, *ends)
-                levels[row, here] = level
+                levels[row] = level
                 errors[row - start] = (left[row] - (level - zero) * scale) / follow[row, row]
                 left[row + 1 : end] -= follow[row, row + 1 : end, None] * errors[row - start]
             left[end:] -= follow[start:end, end:].T @ errors
-    return _Rounded(levels, scales, zeros, block)
+        yield here, _Rounded(levels, scales, zeros, block)
 
 
 def _inverse_factor(matrix: np.ndarray) -> np.ndarray:

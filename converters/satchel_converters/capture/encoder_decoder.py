@@ -7,6 +7,7 @@ every token that is written. What the decoder writes itself lies in a cache as t
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -375,13 +376,17 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     for each in model.get_decoder().modules():  # also where transformers has one way, and `older_decoders` another
         if hasattr(each, "config"):
             each.config._attn_implementation = attention.NAME
-    # The encoder attends as it was loaded.
-    for mine, theirs in zip(model.get_encoder().modules(), loaded.model.get_encoder().modules(), strict=True):
-        if hasattr(theirs, "config"):
-            mine.config = theirs.config
     inputs = _inputs(loaded)
     example = {spec.name: made for spec, made in inputs.items()}
     length = next((axis for spec in inputs for axis in spec.axes[1:] if isinstance(axis, Axis)), None)
+    # The encoder attends as it was loaded; where nothing is padded, in ONNX by one operator.
+    known: dict[int, Any] = {}
+    for mine, theirs in zip(model.get_encoder().modules(), loaded.model.get_encoder().modules(), strict=True):
+        if hasattr(theirs, "config"):
+            mine.config = theirs.config
+            if length is None and theirs.config._attn_implementation == "sdpa":
+                mine.config = copy.deepcopy(theirs.config, known)
+                mine.config._attn_implementation = attention.AMONG
     reference = _EncoderReference(loaded.model, length is not None)
     module = _Encoder(model, _projections(model, example), length is not None).eval()
     with torch.no_grad():

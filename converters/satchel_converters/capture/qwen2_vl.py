@@ -15,7 +15,7 @@ from satchel_runtimes.tasks.image_text_to_text import FEATURES, image_tokens
 from satchel_runtimes.tasks.patches import PLACES, grid_places
 
 from ..component import Axis, Component, Input, Output
-from .attention import Asked, Held, across, attending
+from .attention import Asked, Held, among, attending
 from .decoder import Decoder, Reference, attending_copy, check, component_of, refused
 from .encoder_decoder import alike
 from .seeing_decoder import embedded
@@ -58,7 +58,7 @@ def _attention(self: Any, states: torch.Tensor, cos: torch.Tensor, sin: torch.Te
     query, key = (each * cos + _turned(each) * sin for each in (query, key))
     query, key, value = (each.transpose(1, 2) for each in (query, key, value))
     # In ONNX one operator, which never holds the scores of all patches.
-    found = across(query, key, value, None, float(self.scaling), self.num_heads)
+    found = among(query, key, value, float(self.scaling))
     result: torch.Tensor = self.proj(found.flatten(2))
     return result
 
