@@ -26,7 +26,6 @@ from setting import MADE, ROOT, Figure, arguments, figure_of, run, tell
 
 RATE = 16000
 SCHEMES = ("fp32", "int8-weights", "int8-mixed")
-EVERY = 4  # of the prompts, one in so many
 TIMED = 12  # prompts of a round
 MINUTES = (2, 10)  # of the long sounds
 PEAK = """import sys
@@ -79,13 +78,10 @@ def main() -> None:
     asked = arguments(__doc__ or "", threads=1, rounds=5)
     before = os.getloadavg()
     models = runpy.run_path(str(ROOT / "examples" / "real_models.py"))
-    source, prompts = models["whisper"](), models["spoken"]()[::EVERY]
-    opened = {file: open_sound(file) for file, _ in prompts}
-    prompts = [
-        (file, said) for file, said in prompts if opened[file].length_at(RATE) <= 30 * RATE
-    ]  # the pipeline wants timestamps there
-    opened = {file: opened[file] for file, _ in prompts}
-    sounds = [each.samples(RATE, 0, each.length_at(RATE)) for each in opened.values()]
+    source, prompts = models["whisper"](), models["spoken"]()
+    # Of longer ones the pipeline wants timestamps.
+    prompts = [(file, said) for file, said in prompts if open_sound(file).length_at(RATE) <= 30 * RATE]
+    sounds = [each.samples(RATE, 0, each.length_at(RATE)) for each in (open_sound(file) for file, _ in prompts)]
     right = [said for _, said in prompts]
     hears = {"transformers": theirs(source, asked.threads)}
     paths = {scheme: bundle(scheme, source) for scheme in SCHEMES}
@@ -114,7 +110,7 @@ def main() -> None:
     timed = sounds[:: max(len(sounds) // TIMED, 1)][:TIMED]
     seconds = sum(map(len, timed)) / RATE
     calls = {name: all_of(hear, timed) for name, hear in hears.items()}
-    times = interleave(calls, warmup=1, min_runs=asked.rounds, max_runs=asked.rounds)
+    times = interleave(calls, warmup=1, min_runs=asked.rounds, max_runs=asked.rounds, settle=1)
     for name in hears:
         figures.append(figure_of(f"real-time factor, {name}", times[name] / seconds, ""))
     for scheme in SCHEMES:
