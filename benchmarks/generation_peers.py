@@ -6,7 +6,7 @@
 Each writes in a process of its own, in the environment of its own, the likeliest tokens behind the same ids. All stay open and are
 asked one after the other, so that a machine that slows down slows all of them. A token's rate is that behind the first one. The
 same quantization is four bits in blocks of 32, or eight in blocks of 128; both run onnxruntime's products. genai's four bits have no
-zero points (with them, its builder 0.18 writes a graph that does not load) and are also those of its logits, which satchel keeps in eight.
+zero points (with them, its builder 0.18 writes a graph that does not load) and are those of every product; satchel keeps an eighth in eight.
 """
 
 from __future__ import annotations

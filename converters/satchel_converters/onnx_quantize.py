@@ -41,10 +41,8 @@ CALIBRATION_METHODS = ("minmax", "percentile", "entropy")
 LEAST_SAMPLES = 8  # different ones; ranges of fewer are chance
 # percentile: of the values within the range. Entropy by onnxruntime's own numbers, 128 bins of 128, has one range to choose from.
 _CALIBRATOR = {"percentile": {"percentile": 99.999}, "entropy": {"num_bins": 512, "num_quantized_bins": 128}}
-_BLOCK, _BLOCK4 = (
-    128,
-    32,
-)  # weights that share a scale in int8-weights and int4-weights; there are kernels for 16 to 256
+# Weights that share a scale in int8-weights and int4-weights; there are kernels for 16 to 256.
+_BLOCK, _BLOCK4 = 128, 32
 _VOCABULARY = 8192  # columns of a product that are the tokens of a language
 _MATRIX = 2  # axes
 _SCORED = 32  # samples on which a scan compares

@@ -20,16 +20,13 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput
 
-from satchel_runtimes.tasks.audio import audio_steps, receptive_field
 from satchel_runtimes.tasks.spoken_words import QUERIES, alignment
 
 from ..component import Axis, Component, Input, Output
 from . import attention
 from .attention import Asked, Held, Pair, attending
-from .audio import SECONDS
 from .decoder import KINDS, Caches, Decoder, Reference, attending_copy, check, component_of, refused
-from .encoder import padding, text_example
-from .image import patch_inputs, picture_input
+from .encoder_inputs import inputs_of
 from .prophetnet import ONE_BY_ONE
 from .rotary import plain_turn
 
@@ -41,7 +38,6 @@ __all__ = ["alike", "capture", "cross", "named"]
 _MASK = "encoder_attention_mask"  # the decoder's: which of the encoder's tokens there are
 _STATES = "encoder_hidden_states"  # likewise
 _POSITIONS = "decoder_position_ids"  # where a model takes them
-_FRAMES = 100  # of a filter bank, in a second
 _WRITTEN = 11  # tokens of the text that the capture is checked on
 
 
@@ -376,7 +372,7 @@ def capture(loaded: Loaded) -> tuple[Component, ...]:
     for each in model.get_decoder().modules():  # also where transformers has one way, and `older_decoders` another
         if hasattr(each, "config"):
             each.config._attn_implementation = attention.NAME
-    inputs = _inputs(loaded)
+    inputs = inputs_of(loaded)
     example = {spec.name: made for spec, made in inputs.items()}
     length = next((axis for spec in inputs for axis in spec.axes[1:] if isinstance(axis, Axis)), None)
     # The encoder attends as it was loaded; where nothing is padded, in ONNX by one operator.
@@ -447,49 +443,3 @@ def _writer(loaded: Loaded, model: Any, made: Mapping[str, torch.Tensor]) -> tup
         writer.logits(ids, asked, made)  # type: ignore[arg-type]  # nothing is held yet
     writer.layers = len(asked.shapes)
     return writer, asked
-
-
-def _inputs(loaded: Loaded) -> dict[Input, torch.Tensor]:
-    """What the encoder takes, with an example of two rows."""
-    steps = loaded.task.entry(loaded.facts()).preprocess
-    named = {step.step for step in steps}
-    if "patches" in named:
-        return patch_inputs(steps)
-    pictures = dict([picture_input(steps)]) if "image" in loaded.task.modality else {}
-    if pictures and ("question" in named or (loaded.task.modality == "image" and "prompt" not in named)):
-        return pictures  # the decoder reads the text
-    if loaded.task.modality == "audio":
-        heard = {step.step: step.options for step in audio_steps(loaded.facts())}
-        if "frames" in heard:
-            kernels, strides = heard["frames"]["kernels"], heard["frames"]["strides"]
-            least = receptive_field(1, kernels, strides)
-            made = torch.randn(
-                (2, receptive_field(19, kernels, strides) + 7), generator=torch.Generator().manual_seed(0)
-            )
-            rate = int(loaded.processors.feature_extractor.sampling_rate)
-            length = Axis("samples", least, buckets=tuple(seconds * rate for seconds in SECONDS))
-            return {Input("input_values", "float32", (Axis("batch"), length)): made}
-        if "speech_fbank" in heard:
-            return _spoken(loaded, heard["speech_fbank"]["bins"])
-        shape = (heard["log_mel"]["bins"], heard["log_mel"]["frames"])
-        made = torch.randn((2, *shape), generator=torch.Generator().manual_seed(0))
-        return {Input("input_features", "float32", (Axis("batch"), *shape)): made}
-    sequence = Axis("sequence", maximum=loaded.source.facts.max_length)
-    wanted = ["input_ids", "attention_mask"]
-    texts = {
-        Input(name, "int64", (Axis("batch"), sequence), padding(loaded, name)): made
-        for name, made in text_example(loaded, wanted).items()
-    }
-    return {**pictures, **texts}
-
-
-def _spoken(loaded: Loaded, bins: int) -> dict[Input, torch.Tensor]:
-    """Frames of a filter bank, as many as there are up to the table of positions."""
-    config: Any = loaded.model.config
-    longest = config.max_source_positions * 2**config.num_conv_layers
-    frames = Axis("frames", maximum=longest, buckets=tuple(seconds * _FRAMES for seconds in SECONDS))
-    made = torch.randn((2, 41, bins), generator=torch.Generator().manual_seed(0))
-    return {
-        Input("input_features", "float32", (Axis("batch"), frames, bins)): made,
-        Input("attention_mask", "int64", (Axis("batch"), frames)): torch.ones(2, 41, dtype=torch.int64),
-    }
