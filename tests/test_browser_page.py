@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -52,13 +53,15 @@ def page() -> Iterator[Page]:
 def serve(bundle: Path) -> Iterator[Callable[..., tuple[str, Future[Any], list[str]]]]:
     with ThreadPoolExecutor(1) as pool:
 
-        def start(**options: Any) -> tuple[str, Future[Any], list[str]]:
+        def start(
+            host: str | None = "127.0.0.1", https: str | None = None, **options: Any
+        ) -> tuple[str, Future[Any], list[str]]:
             shown: queue.Queue[str] = queue.Queue()
             said: list[str] = []
-            device = Browser(host="127.0.0.1", show=shown.put, comes_s=30.0, silent_s=120.0)
+            device = Browser(host=host, show=shown.put, https=https, comes_s=30.0, silent_s=120.0)
             given = {"lengths": [16], "max_seconds": 0.5, "max_runs": 20, "warmup": 1, "sustain_s": 0.0, **options}
             result = pool.submit(device.measure, bundle, given, said.append)
-            (url,) = re.findall(r"http://\S+", shown.get(timeout=20))
+            (url,) = re.findall(r"https?://\S+", shown.get(timeout=20))
             return url, result, said
 
         yield start
@@ -82,6 +85,35 @@ def test_a_page_has_threads_modules_workers_and_a_link_of_its_own(
     assert result.result(20)["run"]
     assert settings["lengths"] == [16]
     assert f"isolated true, {(bundle / 'bundle.json').stat().st_size} bytes, 100%" in said
+
+
+@pytest.mark.parametrize(("https", "isolated"), [(None, False), (browser.OWN, True)], ids=["http", "https"])
+def test_over_the_network_a_page_has_threads_by_https_alone(
+    page: Page,
+    serve: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    https: str | None,
+    isolated: bool,
+) -> None:
+    """At this machine's address in its network, since a browser trusts 127.0.0.1 without https."""
+    if https is not None and shutil.which("openssl") is None:
+        pytest.skip("there is no openssl")
+    (tmp_path / "index.html").write_text("<!doctype html><title>page</title>")
+    monkeypatch.setattr(browser, "page_files", lambda: {"": tmp_path / "index.html"})
+    url, result, _ = serve(host=None, https=https)
+    if "//127.0.0.1" in url:
+        pytest.skip("this machine is in no network")
+    page.call("Security.setIgnoreCertificateErrors", ignore=True)  # as somebody who goes on behind the warning
+
+    page.go(url)
+    page.wait_for("document.title == 'page'")
+    found = page.evaluate("[isSecureContext, crossOriginIsolated, typeof SharedArrayBuffer]")
+    page.evaluate("fetch('settings.json').then(() => 1)")
+    page.evaluate(f"fetch('result', {{method: 'POST', body: JSON.stringify({json.dumps(MEASURED)})}}).then(() => 1)")
+
+    assert result.result(20)["run"]
+    assert found == [isolated, isolated, "function" if isolated else "undefined"]
 
 
 def test_a_page_that_goes_is_noticed(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import queue
 import re
+import shutil
+import socket
+import ssl
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +24,7 @@ from tests.phones import MEASURED, Phone
 from satchel.cli import cli
 from satchel.device_page import markdown_of, page_of
 from satchel.on_devices import bench_on, read_runs
-from satchel_benchmarks.transports import browser, open_device
+from satchel_benchmarks.transports import browser, browser_https, open_device
 from satchel_benchmarks.transports.browser import Browser
 from satchel_runtimes.errors import IntegrityError, ParityError, SatchelError, SizeError, ToolchainError, UsageError
 from satchel_runtimes.run import Run
@@ -42,16 +47,16 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class Bench:
     """A measurement that waits for its phone, in a thread of its own."""
 
-    def __init__(self, bundle: Path, **waits: float) -> None:
+    def __init__(self, bundle: Path, **options: Any) -> None:
         self.said: list[str] = []
         shown: queue.Queue[str] = queue.Queue()
-        device = Browser(host="127.0.0.1", show=shown.put, **waits)  # type: ignore[arg-type]  # floats
-        options = {"lengths": [16, 64], "max_seconds": 0.1, "sustain_s": 0.0, "threads": 2}
+        device = Browser(host="127.0.0.1", show=shown.put, **options)
+        asked = {"lengths": [16, 64], "max_seconds": 0.1, "sustain_s": 0.0, "threads": 2}
         self._pool = ThreadPoolExecutor(1)
-        self.result: Future[Any] = self._pool.submit(device.measure, bundle, options, self.said.append)
+        self.result: Future[Any] = self._pool.submit(device.measure, bundle, asked, self.said.append)
         words = shown.get(timeout=20)
         self.invitation = words
-        (self.url,) = re.findall(r"http://\S+", words)
+        (self.url,) = re.findall(r"https?://\S+", words)
         self.phone = Phone(self.url)
 
     def close(self) -> None:
@@ -65,8 +70,8 @@ class Bench:
 def bench(bundle: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def start(**waits: float) -> Bench:
-        made.append(Bench(bundle, **{"comes_s": 20.0, "silent_s": 20.0, **waits}))
+    def start(**options: Any) -> Bench:
+        made.append(Bench(bundle, **{"comes_s": 20.0, "silent_s": 20.0, **options}))
         return made[-1]
 
     yield start
@@ -350,6 +355,81 @@ class TestTrouble:
     def test_an_address_of_another_machine_is_refused(self, bundle: Path) -> None:
         with pytest.raises(UsageError, match="Cannot serve on"):
             open_device("browser://192.0.2.1").measure(bundle, {}, lambda words: None)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl: apt-get install openssl")
+class TestHttps:
+    """Without it a browser gives a page that comes over the network one thread: tests/test_browser_page.py shows both."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Path:
+        """A certificate for this machine's own address and its key, as mkcert leaves them."""
+        both = tmp_path / "both.pem"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+                *("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"),
+                *("-keyout", str(tmp_path / "key.pem"), "-out", str(both)),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        both.write_text(both.read_text() + (tmp_path / "key.pem").read_text())
+        return both
+
+    def test_a_certificate_is_made_for_the_link_and_the_words_say_that_the_browser_will_warn(
+        self, bench: Callable[..., Bench]
+    ) -> None:
+        started = bench(https=browser.OWN)
+        Phone(started.url).measure()
+
+        assert started.result.result(20)["device"]["browser"]["isolated"] is True
+        assert started.url.startswith("https://127.0.0.1:") and "Advanced" in started.invitation
+
+    def test_who_does_not_go_on_behind_the_warning_sees_nothing(self, bench: Callable[..., Bench], pair: Path) -> None:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Phone(bench(https=browser.OWN).url, trusts=pair.read_text()).get()
+
+    def test_one_that_the_phone_trusts_needs_no_warning(self, bench: Callable[..., Bench], pair: Path) -> None:
+        started = bench(https=str(pair))
+        Phone(started.url, trusts=pair.read_text()).measure()
+
+        assert started.result.result(20)["run"]
+        assert "Advanced" not in started.invitation and "one thread" not in started.invitation
+
+    def test_a_visitor_that_never_says_hello_holds_nobody_up(self, bench: Callable[..., Bench]) -> None:
+        started = bench(https=browser.OWN)
+        place = urlsplit(started.url)
+
+        with socket.create_connection((str(place.hostname), int(place.port or 0))):
+            Phone(started.url).measure()
+
+            assert started.result.result(20)["run"]
+
+    @pytest.mark.parametrize("kept", ["nothing", "the certificate alone", "words"])
+    def test_a_file_that_is_no_pair_is_refused(self, bundle: Path, pair: Path, kept: str) -> None:
+        if kept == "nothing":
+            pair.unlink()
+        else:
+            pair.write_text(
+                pair.read_text().partition("-----BEGIN PRIVATE")[0] if "alone" in kept else "no certificate"
+            )
+
+        found = CliRunner().invoke(cli, ["bench", str(bundle), "--on", "browser", "--certificate", str(pair)])
+
+        assert found.exit_code == 2 and "cat cert.pem key.pem" in found.stderr
+
+    def test_without_openssl_the_fix_is_a_file(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(browser_https.shutil, "which", lambda name: None)
+
+        found = CliRunner().invoke(cli, ["bench", str(bundle), "--on", "browser", "--https"])
+
+        assert found.exit_code == 15 and "--certificate" in found.stderr
+
+    def test_it_is_for_browsers(self, bundle: Path) -> None:
+        found = CliRunner().invoke(cli, ["bench", str(bundle), "--on", "local", "--https"])
+
+        assert found.exit_code == 2 and "--on browser" in found.stderr
 
 
 class TestAdb:

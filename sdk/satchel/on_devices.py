@@ -23,8 +23,8 @@ Json = Any  # a run file's
 
 
 @contextmanager
-def device_at(target: str, python: str | None = None) -> Iterator[Device]:
-    device = open_device(target, python=python)
+def device_at(target: str, python: str | None = None, https: str | None = None) -> Iterator[Device]:
+    device = open_device(target, python=python, https=https)
     try:
         yield device
     finally:
@@ -37,6 +37,7 @@ def bench_on(
     options: Mapping[str, Any],
     *,
     python: str | None = None,
+    https: str | None = None,
     tell: Tell = lambda words: None,
 ) -> list[Json]:
     """Measure each bundle on each device, one after the other.
@@ -45,13 +46,14 @@ def bench_on(
         targets: `local`, `ssh://[user@]host[:port]`, `browser`, `adb://serial`.
         options: those of the agent's `measure`.
         python: the interpreter on the devices.
+        https: for a browser, a PEM file with certificate and key, or "" for ones that are made for the run; None: plain http.
 
     Raises:
         SatchelError: a device cannot be reached, lacks something, or answers otherwise than the build machine (exit 10).
     """
     found = []
     for target in targets:
-        with device_at(target, python) as device:
+        with device_at(target, python, https) as device:
             tell(f"{target}: looking at it")
             seen = device.look()
             for bundle in bundles:

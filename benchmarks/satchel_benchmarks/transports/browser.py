@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import secrets
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -27,12 +28,14 @@ from satchel_runtimes.bundle import open_bundle
 from satchel_runtimes.errors import SatchelError, ToolchainError, UsageError
 from satchel_runtimes.manifest import MANIFEST_NAME, Manifest
 
+from .browser_https import of_file, of_its_own
 from .browser_run import run_of_page
 from .browser_site import Server, Site
 from .device import Json, Tell
 
-__all__ = ["Browser", "open_device", "page_files"]
+__all__ = ["OWN", "Browser", "open_device", "page_files"]
 
+OWN = ""  # in place of the name of a certificate's file
 _LEAVES = 5.0  # seconds in which a page that went may come again: a reload
 
 
@@ -51,7 +54,7 @@ def open_device(target: str, **options: str | None) -> Browser:
                 why="it is neither browser nor browser://[address][:port]",
                 fix="write browser; an address of this machine after it where it has several",
             )
-    return Browser(target, host, port)
+    return Browser(target, host, port, https=options.get("https"))
 
 
 def page_files() -> dict[str, Path]:
@@ -79,7 +82,7 @@ def page_files() -> dict[str, Path]:
 
 
 class Browser:
-    """`comes_s` is how long a phone is waited for, `silent_s` how long it may say nothing once it is there."""
+    """`https` is a PEM file, or `OWN` for a certificate that is made; `comes_s` is how long a phone is waited for, `silent_s` how long it may say nothing once it is there."""
 
     def __init__(
         self,
@@ -87,12 +90,13 @@ class Browser:
         host: str | None = None,
         port: int = 0,
         *,
+        https: str | None = None,
         comes_s: float = 600.0,
         silent_s: float = 180.0,
         show: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
-        self._host, self._port = host, port
+        self._host, self._port, self._https = host, port, https
         self._comes, self._silent = comes_s, silent_s
         self._show = show or _print
 
@@ -113,8 +117,9 @@ class Browser:
 
     def invite(self, port: int, token: str, tell: Tell) -> str:
         """Bring the link to the phone, and return it."""
-        url = f"http://{_address(self._host)}:{port}/{token}/"
-        self._show(_invitation(url))
+        scheme = "http" if self._https is None else "https"
+        url = f"{scheme}://{_address(self._host)}:{port}/{token}/"
+        self._show(_invitation(url, warns=self._https == OWN))
         return url
 
     def uninvite(self) -> None:
@@ -124,11 +129,11 @@ class Browser:
         opened = open_bundle(bundle, verify="once")
         if not bundle.is_dir():
             raise UsageError(f"Cannot serve {bundle}.", why="it is a zip", fix="unpack it, and name the folder")
-        settings = _settings(opened.manifest, options)
+        settings, https = _settings(opened.manifest, options), self._secure()
         files = {**page_files(), **_bundle_files(bundle, opened.manifest)}
         site = Site(secrets.token_urlsafe(16), files, settings)
         try:
-            server = Server((self._host or "0.0.0.0", self._port), site)
+            server = Server((self._host or "0.0.0.0", self._port), site, https)
         except OSError as error:
             raise UsageError(
                 f"Cannot serve on {self._host or 'any address'}, port {self._port}.",
@@ -148,6 +153,12 @@ class Browser:
         if options.get("profile"):
             tell("time by operator is not measured: engines in a browser have no profiler that a page can read")
         return run_of_page(result, opened.manifest, bundle, settings)
+
+    def _secure(self) -> ssl.SSLContext | None:
+        """What the link is served with, where https is asked for."""
+        if self._https is None:
+            return None
+        return of_its_own(_address(self._host)) if self._https == OWN else of_file(Path(self._https))
 
 
 def _only_bench(what: str, name: str) -> UsageError:
@@ -188,15 +199,19 @@ def _address(host: str | None) -> str:
             return "127.0.0.1"
 
 
-def _invitation(url: str) -> str:
+_ONE_THREAD = """A browser gives a page one thread over plain http; with --https, or plugged in with --on adb://, it has all.
+"""
+_WARNING = """The browser will warn of the certificate, which was made for this link and nobody has signed: choose Advanced, and go on.
+"""
+
+
+def _invitation(url: str, *, warns: bool) -> str:
     """The link, and a QR code of it where the package that draws one is there."""
     import importlib.util
     import io
 
-    words = (
-        f"Open this on the phone, in the same network:\n\n    {url}\n\n"
-        "A browser gives a page one thread over plain http; plugged in, with --on adb://, it has all.\n"
-    )
+    more = _WARNING if warns else _ONE_THREAD if url.startswith("http:") else ""
+    words = f"Open this on the phone, in the same network:\n\n    {url}\n\n{more}"
     if importlib.util.find_spec("segno") is None:
         return f"{words}\n(for a QR code: pip install 'satchel[report]')\n"
     import segno

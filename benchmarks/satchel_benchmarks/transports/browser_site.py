@@ -10,6 +10,7 @@ import json
 import mimetypes
 import queue
 import secrets
+import ssl
 import threading
 import time
 from collections.abc import Mapping
@@ -76,9 +77,17 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True  # a phone that keeps its connection open does not keep this process
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], site: Site) -> None:
-        self.site = site
+    def __init__(self, address: tuple[str, int], site: Site, https: ssl.SSLContext | None = None) -> None:
+        self.site, self._https = site, https
         super().__init__(address, _Handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """In the thread of the connection: one that never says hello holds nobody up."""
+        if self._https is None:
+            return super().finish_request(request, client_address)
+        request.settimeout(_Handler.timeout)
+        with self._https.wrap_socket(request, server_side=True) as secure:
+            super().finish_request(secure, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A phone that goes in the middle of a file is no news for the terminal."""

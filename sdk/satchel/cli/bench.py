@@ -32,6 +32,12 @@ def on_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @on_options
 @click.option("--sustain", type=float, default=0.0, metavar="MINUTES", help="With --on: minutes of load afterwards.")
 @click.option("--profile", is_flag=True, help="With --on: time by operator too, after all that is timed.")
+@click.option("--https", is_flag=True, help="With --on browser: a link over https, so that a page has all threads.")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help="For --https: a PEM file with a certificate that the phone trusts, and its key.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="The runs as a file for `satchel report`.")
 @click.option(
     "--compare",
@@ -58,6 +64,8 @@ def bench(
     python: str | None,
     sustain: float,
     profile: bool,
+    https: bool,
+    certificate: Path | None,
     out: Path | None,
     old: Path | None,
     lengths: str,
@@ -77,7 +85,7 @@ def bench(
     satchel bench minilm.satchel
     satchel bench minilm.satchel --on local --on ssh://pi@raspberrypi.local --sustain 5 -o runs.json
     satchel bench minilm.satchel --on ssh://pi@raspberrypi.local --compare runs.json
-    satchel bench minilm.satchel --on browser
+    satchel bench minilm.satchel --on browser --https
     """
     from satchel_benchmarks.comparison import compare, regressions
     from satchel_benchmarks.comparison import table as rows_of
@@ -94,6 +102,9 @@ def bench(
         raise UsageError("Cannot --sustain.", why="it needs a process of its own", fix="add --on local")
     if profile and not targets:
         raise UsageError("Cannot --profile.", why="it is done by a device's agent", fix="add --on local")
+    secure = str(certificate) if certificate else "" if https else None
+    if secure is not None and not any(each.partition(":")[0] == "browser" for each in targets):
+        raise UsageError("Cannot serve https.", why="nothing is served to a browser here", fix="add --on browser")
     if (out is not None or old is not None) and not targets:
         targets = ("local",)
     settings = {"lengths": numbers(lengths), "max_seconds": seconds, "max_runs": runs, **given}
@@ -105,7 +116,7 @@ def bench(
 
         if targets:
             asked = {**settings, "sustain_s": sustain * 60, "profile": profile}
-            results = bench_on(targets, bundles, asked, python=python, tell=tell)
+            results = bench_on(targets, bundles, asked, python=python, https=secure, tell=tell)
             found: Sequence[Run] = [Run.from_plain(each["run"]) for each in results]
         else:
             found = measure(*bundles, **settings, on_step=tell)
