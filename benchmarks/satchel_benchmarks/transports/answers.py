@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from satchel_runtimes import errors
@@ -11,7 +11,7 @@ from satchel_runtimes.errors import SatchelError
 
 from .device import Tell
 
-__all__ = ["is_out_of_memory", "read_answer"]
+__all__ = ["error_of", "is_out_of_memory", "read_answer"]
 
 # How an engine's own code complains that it got none; numpy's and Python's complaint is an answer of the agent.
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
@@ -38,13 +38,20 @@ def read_answer(lines: Iterable[bytes], tell: Tell) -> Any | None:  # Any: the a
         if "step" in said:
             tell(str(said["step"]))
         elif "error" in said:
-            raise _error(said["error"])
+            raise error_of(said["error"])
         elif "result" in said:
             result = said["result"]
     return result
 
 
-def _error(said: dict[str, str]) -> SatchelError:
-    kind = getattr(errors, said.get("kind", ""), SatchelError)
-    made: SatchelError = kind(said["what"], why=said["why"], fix=said["fix"])
+def error_of(said: Mapping[str, Any]) -> SatchelError:
+    """What a device met, as an error of the kind that it names, or whose exit code it gives."""
+    kinds = {
+        name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, SatchelError)
+    }
+    codes = {each.exit_code: each for each in kinds.values()}
+    kind = kinds.get(str(said.get("kind", ""))) or codes.get(said.get("code", SatchelError.exit_code), SatchelError)
+    made: SatchelError = kind(
+        str(said.get("what", "It failed there.")), why=str(said.get("why", "")), fix=str(said.get("fix", ""))
+    )
     return made

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from satchel_runtimes import errors
 from satchel_runtimes.bundle import open_bundle
 from satchel_runtimes.errors import SatchelError, ToolchainError, UsageError
 from satchel_runtimes.manifest import MANIFEST_NAME, Manifest
 
+from .answers import error_of
 from .browser_https import of_file, of_its_own
 from .browser_run import run_of_page
 from .browser_site import Server, Site
@@ -283,17 +283,4 @@ def _checked(said: Json) -> Json:
             "why": "it did not say why",
             "fix": "look at the browser's console",
         }
-    kinds = {
-        each.exit_code: each
-        for each in vars(errors).values()
-        if isinstance(each, type) and issubclass(each, SatchelError)
-    }
-    kind = getattr(errors, str(error.get("kind", "")), None) or kinds.get(error.get("code", 1), SatchelError)
-    if not (isinstance(kind, type) and issubclass(kind, SatchelError)):
-        kind = SatchelError
-    made: SatchelError = kind(
-        str(error.get("what", "The page could not measure.")),
-        why=str(error.get("why", "")),
-        fix=str(error.get("fix", "")),
-    )
-    raise made
+    raise error_of(error)
