@@ -309,9 +309,9 @@ def test_what_four_bits_hurt_most_keeps_eight_while_it_is_a_small_part(
     assert error(mixed, model, rows) < 0.9 * error(four, model, rows)
 
 
-def tied(rows: int, width: int) -> onnx.ModelProto:
+def tied(rows: int, width: int, spread: float = 1.0) -> onnx.ModelProto:
     """A table that is looked up and, turned over, multiplied with what was found: logits of the tokens themselves."""
-    table = np.random.default_rng(5).standard_normal((rows, width)).astype(np.float32)
+    table = spread * np.random.default_rng(5).standard_normal((rows, width)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["states"], name="look"),
         helper.make_node("MatMul", ["states", "head"], ["logits"], name="head"),
@@ -343,7 +343,7 @@ def test_a_table_that_is_embedding_and_head_is_stored_once_in_eight_bits(width: 
 
 
 def test_four_bits_are_those_of_the_head_too_and_its_table_is_looked_up_in_eight() -> None:
-    model = tied(9000, 64)
+    model = tied(9000, 64, 0.5)  # a spread of logits as a language model's: some of them reach 16
     ids = [{"ids": np.random.default_rng(n).integers(0, 9000, (1, 40))} for n in range(20)]
     before = [onnxruntime.InferenceSession(model.SerializeToString()).run(None, dict(each)) for each in ids]
 
@@ -358,6 +358,20 @@ def test_four_bits_are_those_of_the_head_too_and_its_table_is_looked_up_in_eight
         assert np.linalg.norm(states - theirs[1]) < 0.02 * np.linalg.norm(theirs[1]), "half a step of 1/127"
         # Random rows share nothing that the rounding could make use of: a step of 15 levels is a tenth of a value.
         assert np.linalg.norm(logits - theirs[0]) < 0.12 * np.linalg.norm(theirs[0])
+
+
+def test_a_head_whose_logits_would_be_too_far_off_keeps_eight_bits_with_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ids = [{"ids": np.random.default_rng(n).integers(0, 9000, (1, 40))} for n in range(20)]
+    unknown = quantize(tied(9000, 64), Wanted(plan("int4-weights"), (), "model", quiet, writes=True))
+    monkeypatch.setattr(onnx_rounding, "_OFF", 1e-3)
+    wanted = Wanted(plan("int4-weights"), ids, "model", quiet, writes=True)
+    far = quantize(tied(9000, 64), wanted)
+
+    assert wanted.notes["eight_bits"] == ["head"]
+    for made in (far, unknown):  # of an unknown input, nothing says that four bits will do
+        assert made.ByteSize() < 9000 * 128 * 1.1, "a byte for each weight of whole blocks, once"
 
 
 class TestMerge:
