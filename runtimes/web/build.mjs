@@ -49,8 +49,11 @@ export async function buildPackage(outdir = join(HERE, "dist")) {
   return found.metafile;
 }
 
-/** What a page needs: its scripts with the engines in parts of their own, and the engines' WebAssembly beside them. */
-export async function buildPage(entryPoints, outdir) {
+/**
+ * What a page needs: its scripts with the engines in parts of their own, and the WebAssembly of onnxruntime-web beside them; `backends`
+ * says for what, "webgpu" being 27 MB.
+ */
+export async function buildPage(entryPoints, outdir, backends = ["wasm"]) {
   const found = await build({
     ...COMMON,
     entryPoints,
@@ -69,8 +72,12 @@ export async function buildPage(entryPoints, outdir) {
     metafile: true,
   });
   const ort = dirname(resolve("onnxruntime-web/ort-wasm-simd-threaded.wasm"));
-  for (const name of ["ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"])
-    copyFileSync(join(ort, name), join(outdir, name));
+  for (const backend of backends) {
+    for (const end of ["mjs", "wasm"]) {
+      const name = `ort-wasm-simd-threaded${backend === "webgpu" ? ".asyncify" : ""}.${end}`;
+      copyFileSync(join(ort, name), join(outdir, name));
+    }
+  }
   return found.metafile;
 }
 

@@ -50,13 +50,15 @@ export async function serve(folders: Record<string, string>, isolated = true): P
   return [server, `http://127.0.0.1:${(server.address() as { port: number }).port}`];
 }
 
-export async function openBrowser(): Promise<Browser> {
+/** `webgpu` gives pages an adapter that computes on the processor, which is slow and the same everywhere. */
+export async function openBrowser({ webgpu = false } = {}): Promise<Browser> {
   return chromium.launch({
     executablePath: chromiumPath()!,
     headless: true,
     args: [
-      ...["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"],
+      ...["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking"],
       ...["--disable-component-update", "--disable-sync"],
+      ...(webgpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : ["--disable-gpu"]),
     ],
   });
 }
@@ -76,7 +78,7 @@ export async function openPhone(browser: Browser, options: object = {}): Promise
 export async function buildTestPage(): Promise<string> {
   const out = join(CACHE, "page");
   mkdirSync(out, { recursive: true });
-  await buildPage({ page: "tests/page.ts" }, out);
+  await buildPage({ page: "tests/page.ts" }, out, ["wasm", "webgpu"]);
   copyLiteRt(out);
   return out;
 }

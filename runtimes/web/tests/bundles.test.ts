@@ -6,6 +6,7 @@ import type { Server } from "node:http";
 import { join } from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { differences } from "./answers.js";
 import { CACHE, ROOT, buildTestPage, chromiumPath, openBrowser, openPhone, serve } from "./browser.js";
 
 const BUNDLES = join(CACHE, "bundles");
@@ -128,18 +129,3 @@ with zipfile.ZipFile("bundle.zip", "w") as out:
         if file.is_file():
             out.write(file, file.relative_to("bundle"))
 `;
-
-/** Where two answers differ, in words; numbers by `tolerance`, absolutely and of their size. */
-function differences(ours: any, theirs: any, tolerance: number, at: string): string[] {
-  if (typeof theirs === "number" && typeof ours === "number") {
-    if (/\.depth\.data\.\d+$/.test(at)) tolerance = 1; // a grey value of a picture, cut off to a whole number
-    return Math.abs(ours - theirs) <= Math.max(tolerance, tolerance < 1 ? tolerance * Math.abs(theirs) : 0)
-      ? []
-      : [`${at}: ${ours} for ${theirs}`];
-  }
-  if (typeof theirs !== "object" || theirs === null || typeof ours !== "object" || ours === null) {
-    return ours === theirs ? [] : [`${at}: ${JSON.stringify(ours)} for ${JSON.stringify(theirs)}`];
-  }
-  const keys = new Set([...Object.keys(theirs), ...Object.keys(ours)]);
-  return [...keys].flatMap((key) => differences(ours[key], theirs[key], tolerance, `${at}.${key}`));
-}

@@ -4,6 +4,7 @@ import * as common from "onnxruntime-common";
 import { afterEach, expect, test, vi } from "vitest";
 import type { Bundle } from "../src/bundle.js";
 import type { Graph } from "../src/manifest.js";
+import { nodesOf } from "../src/sessions/onnx_nodes.js";
 import { onnxRuntimeWeb } from "../src/sessions/onnxruntime_web.js";
 import { onnxRuntimeReactNative, type ReactNativeOrt } from "../src/sessions/react_native.js";
 import { int64 } from "../src/tensor.js";
@@ -98,14 +99,93 @@ test("a sliding window's cache is Python's", async () => {
   );
 });
 
-test("a browser without SIMD, and one without WebGPU, are told what to do", async () => {
+test("a browser without SIMD is told what to do", async () => {
   vi.stubGlobal("WebAssembly", { validate: () => false });
   await expect(onnxRuntimeWeb().openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(
     /no SIMD instructions, which onnxruntime-web needs\n {2}fix: update the browser: Chrome 91/,
   );
-  vi.unstubAllGlobals();
-  const gpu = onnxRuntimeWeb({ backend: "webgpu" });
-  await expect(gpu.openSession(bundle(), [GRAPH], { threads: null })).rejects.toThrow(/on WebGPU/);
+});
+
+test.each([
+  ["no WebGPU", {}, true, /this browser has none/],
+  ["plain http", {}, false, /served neither by https nor from localhost/],
+  ["no adapter", { gpu: { requestAdapter: async () => null } }, true, /finds no graphics processor/],
+])(
+  "WebGPU in a page with %s is refused with a way out, before an engine is fetched",
+  async (_, navigator, secure, why) => {
+    vi.stubGlobal("navigator", navigator);
+    vi.stubGlobal("isSecureContext", secure);
+    const module = vi.fn();
+
+    const opening = onnxRuntimeWeb({ backend: "webgpu", module }).openSession(bundle(), [GRAPH], { threads: null });
+
+    await expect(opening).rejects.toThrow(why);
+    await expect(opening).rejects.toThrow(/fix: leave backend out: "wasm" runs everywhere/);
+    expect(module).not.toHaveBeenCalled();
+  },
+);
+
+/** An onnxruntime-web whose calls say when they begin and end. */
+function ortThatSays(calls: string[]) {
+  const session = {
+    inputNames: ["input_ids"],
+    outputNames: ["logits"],
+    run: async () => {
+      calls.push("begin");
+      await new Promise((resolve) => setTimeout(resolve, 1));
+      calls.push("end");
+      return { logits: new common.Tensor("float32", new Float32Array([1, 2]), [1, 2]) };
+    },
+    release: async () => undefined,
+  };
+  return {
+    InferenceSession: { create: async () => session },
+    Tensor: common.Tensor,
+    env: { versions: { common: "1" }, wasm: {} },
+  };
+}
+
+test("on WebGPU, sessions of one engine take turns, and one whose device fails answers no more", async () => {
+  let lose: (info: object) => void = () => undefined;
+  const device = Object.assign(new EventTarget(), { lost: new Promise((resolve) => (lose = resolve)) });
+  const calls: string[] = [];
+  const adapter = { features: new Set(), limits: {}, requestDevice: async () => device };
+  vi.stubGlobal("navigator", { gpu: { requestAdapter: async () => adapter } });
+  const engine = onnxRuntimeWeb({ backend: "webgpu", module: async () => ortThatSays(calls) });
+  const one = await engine.openSession(bundle(), [GRAPH], { threads: null });
+  const other = await engine.openSession(bundle(), [GRAPH], { threads: null });
+  const given = { input_ids: int64([5, 6], [1, 2]) };
+
+  await Promise.all([one.run(given), other.run(given)]);
+  expect(calls).toEqual(["begin", "end", "begin", "end"]);
+
+  device.dispatchEvent(Object.assign(new Event("uncapturederror"), { error: { message: "too large\nand more" } }));
+  await expect(one.run(given)).rejects.toThrow(/why: it refused a step \(too large\)\n {2}fix: load the bundle again/);
+
+  const fresh = await engine.openSession(bundle(), [GRAPH], { threads: null });
+  await fresh.run(given);
+  const running = fresh.run(given);
+  lose({ message: "the driver crashed" });
+  await expect(running).rejects.toThrow(/took it away \(the driver crashed\)/);
+});
+
+test("nodes are named by their operator, whatever else is in the file", () => {
+  const text = (field: number, value: string): number[] => part(field, [...new TextEncoder().encode(value)]);
+  const part = (field: number, bytes: number[]): number[] => [
+    field * 8 + 2,
+    (bytes.length & 127) | 128,
+    bytes.length >> 7,
+    ...bytes,
+  ];
+  const node = (name: string, operator: string): number[] =>
+    part(1, [...text(1, "x"), ...text(3, name), ...text(4, operator)]);
+  const weights = part(5, new Array<number>(1000).fill(10));
+  const graph = part(7, [...node("a", "Cos"), ...weights, ...node("b", "Add"), ...node("c", "Sin"), ...text(2, "Sin")]);
+  const model = [8, 9, ...text(2, "torch"), ...graph, 25, 1, 2, 3, 4, 5, 6, 7, 8, 53, 1, 2, 3, 4];
+
+  expect(nodesOf(new Uint8Array(model), ["Sin", "Cos"])).toEqual(["a", "c"]);
+  expect(nodesOf(new Uint8Array(model.slice(0, 40)), ["Sin"])).toEqual([]);
+  expect(nodesOf(new TextEncoder().encode("no model at all"), ["Sin"])).toEqual([]);
 });
 
 test("an engine that is not there is named with what installs it", async () => {

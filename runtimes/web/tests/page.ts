@@ -1,6 +1,6 @@
 /** What the browser tests call in the page, and in a worker of it. */
 
-import { load, verify, SatchelError } from "../src/index.js";
+import { load, verify, SatchelError, type Predictor } from "../src/index.js";
 import { liteRt } from "../src/sessions/litert.js";
 import { onnxRuntimeWeb } from "../src/sessions/onnxruntime_web.js";
 import type { Json } from "../src/manifest.js";
@@ -11,32 +11,72 @@ export interface Asked {
   readonly verify: boolean;
   readonly threads: number | null;
   readonly zip?: boolean;
+  readonly gpu?: boolean;
 }
 
 const here = new URL("./", import.meta.url);
-const ENGINES = [onnxRuntimeWeb({ wasm: here }), liteRt({ wasm: new URL("litert/", here) })];
+const litert = new URL("litert/", here);
+const ON_PROCESSOR = [onnxRuntimeWeb({ wasm: here }), liteRt({ wasm: litert })];
+const ON_GPU = [onnxRuntimeWeb({ wasm: here, backend: "webgpu" }), liteRt({ wasm: litert, accelerator: "webgpu" })];
 
-/** Load a bundle, prove it, and answer its cases; a SatchelError comes back as its parts. */
-export async function ask({ folder, cases, verify: proves, threads, zip }: Asked): Promise<Json> {
+function opened({ folder, zip, gpu, threads }: Asked): Promise<Predictor> {
+  return load(new URL(zip ? "bundle.zip" : "bundle/", folder), { engine: gpu ? ON_GPU : ON_PROCESSOR, threads });
+}
+
+async function answered(predictor: Predictor, { folder, cases }: Asked): Promise<Json[]> {
+  const answers: Json[] = [];
+  for (const { input, options } of cases)
+    answers.push(plain(await predictor.predict(await given(input, folder), options)));
+  return answers;
+}
+
+/** What is asked, or a SatchelError as its parts. */
+async function told(asks: () => Promise<Json>): Promise<Json> {
   try {
-    const predictor = await load(new URL(zip ? "bundle.zip" : "bundle/", folder), { engine: ENGINES, threads });
-    const found = proves ? await verify(predictor) : null;
-    const answers: Json[] = [];
-    for (const { input, options } of cases)
-      answers.push(plain(await predictor.predict(await given(input, folder), options)));
-    const [session] = predictor.graphs.values();
-    const { used } = session;
-    await predictor.close();
-    return { answers, findings: found, used };
+    return await asks();
   } catch (error) {
     if (error instanceof SatchelError) return { error: error.toPlain() };
     throw error;
   }
 }
 
+/** Load a bundle, prove it, and answer its cases; a SatchelError comes back as its parts. */
+export function ask(asked: Asked): Promise<Json> {
+  return told(async () => {
+    const predictor = await opened(asked);
+    const found = asked.verify ? await verify(predictor) : null;
+    const answers = await answered(predictor, asked);
+    const [session] = predictor.graphs.values();
+    const { used } = session;
+    await predictor.close();
+    return { answers, findings: found, used };
+  });
+}
+
+let held: Predictor | null = null;
+
+/** Answer with a bundle that is left open. */
+export function askHeld(asked: Asked): Promise<Json> {
+  return told(async () => {
+    held ??= await opened(asked);
+    return { answers: await answered(held, asked) };
+  });
+}
+
+export async function drop(): Promise<void> {
+  await held?.close();
+  held = null;
+}
+
+/** Several bundles, of which none waits for another. */
+export function askTogether(several: readonly Asked[]): Promise<Json[]> {
+  return Promise.all(several.map(ask));
+}
+
 /** The pieces of the first case's text. */
-export async function askPieces({ folder, cases: [{ input, options }] }: Asked): Promise<string[]> {
-  const predictor = await load(new URL("bundle/", folder), { engine: ENGINES, threads: 1 });
+export async function askPieces(asked: Asked): Promise<string[]> {
+  const [{ input, options }] = asked.cases;
+  const predictor = await opened(asked);
   const pieces: string[] = [];
   for await (const piece of predictor.stream(input, options)) pieces.push(piece);
   await predictor.close();
@@ -69,7 +109,10 @@ if (inWorker) {
 } else {
   Object.assign(globalThis, {
     ask,
+    askHeld,
     askPieces,
+    askTogether,
+    drop,
     askWorker: (asked: Asked) =>
       new Promise((resolve, reject) => {
         const worker = new Worker(import.meta.url, { type: "module" });

@@ -41,7 +41,7 @@ export class Texts {
   async #call(ids: readonly number[], width: number, counts: readonly number[]): Promise<Tensor[]> {
     const count = this.lengths.length;
     const positions = this.lengths.flatMap((length) => Array.from({ length: width }, (_, i) => length + i));
-    this.#state.hold(Math.max(...this.lengths) + width);
+    await this.#state.hold(Math.max(...this.lengths) + width);
     const given = {
       input_ids: int64(ids, [count, width]),
       position_ids: int64(positions, [count, width]),

@@ -6,7 +6,7 @@ import { UsageError } from "../errors.js";
 import type { Graph, TensorSpec } from "../manifest.js";
 import { copyBlock, cropped, sizeOf, zeros, type Tensor, type Tensors } from "../tensor.js";
 import { cast } from "./ort.js";
-import type { Session, Used } from "./session.js";
+import { inTurn, type Session, type Turn, type Used } from "./session.js";
 
 /** One compiled shape: the axes that it fixes (none: it takes any), and a call on tensors of exactly that shape. */
 export interface Bucket {
@@ -21,13 +21,14 @@ export class BucketSession implements Session {
   #buckets: Bucket[];
   readonly #free: () => void;
   readonly #axes = new Map<string, [name: string, place: number]>();
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turn: Turn;
 
-  constructor(graph: Graph, buckets: readonly Bucket[], used: Used, free: () => void) {
+  constructor(graph: Graph, buckets: readonly Bucket[], used: Used, free: () => void, turn: Turn = inTurn()) {
     this.inputs = graph.inputs;
     this.outputs = graph.outputs;
     this.used = used;
     this.#free = free;
+    this.#turn = turn;
     const order = (bucket: Bucket): number[] => Object.values(bucket.axes);
     this.#buckets = [...buckets].sort((a, b) => {
       const [one, other] = [order(a), order(b)];
@@ -46,10 +47,7 @@ export class BucketSession implements Session {
   }
 
   run(tensors: Tensors): Promise<Tensors> {
-    const call = (): Promise<Tensors> => this.#run(tensors);
-    const turn = this.#last.then(call, call);
-    this.#last = turn.catch(() => undefined);
-    return turn;
+    return this.#turn(() => this.#run(tensors));
   }
 
   async #run(tensors: Tensors): Promise<Tensors> {

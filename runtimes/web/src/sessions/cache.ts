@@ -39,14 +39,16 @@ export class OrtCache implements State {
   }
 
   /** Make room for so many tokens in all; at least double, so that a long text is copied few times. */
-  hold(tokens: number): void {
+  async hold(tokens: number): Promise<void> {
     if (tokens <= this.capacity) return;
     const before = this.#specs.map((spec) => this.#shape(spec));
+    // Where the arrays are on a graphics processor, they come from there.
+    const held = await Promise.all(this.#specs.map((spec) => this.#arrays[spec.name].getData()));
     this.capacity = Math.max(tokens, 2 * this.capacity);
     this.#specs.forEach((spec, i) => {
       const shape = this.#shape(spec);
       const data = zeros(spec.dtype, sizeOf(shape));
-      copyBlock(this.#arrays[spec.name].data as unknown as TensorData, before[i], data, shape, before[i]);
+      copyBlock(held[i] as unknown as TensorData, before[i], data, shape, before[i]);
       this.#arrays[spec.name].dispose();
       this.#arrays[spec.name] = this.#made(spec, data);
     });

@@ -2,11 +2,12 @@
 
 import type { InferenceSession, Tensor as OrtTensor } from "onnxruntime-common";
 import type { Bundle } from "../bundle.js";
-import { IntegrityError, SizeError, SupportError, UsageError } from "../errors.js";
+import { IntegrityError, SatchelError, SizeError, SupportError, UsageError } from "../errors.js";
 import { answered, caches, given, type Graph, type TensorSpec } from "../manifest.js";
 import type { DType, TensorData, Tensors } from "../tensor.js";
 import { OrtCache, POSITIONS } from "./cache.js";
-import type { Session, State, Used } from "./session.js";
+import { inTurn, type Session, type State, type Turn, type Used } from "./session.js";
+import type { Watch } from "./webgpu.js";
 
 /** What is needed of the module. */
 export interface OrtModule {
@@ -33,6 +34,16 @@ export interface OrtOpening {
   readonly used: Used;
   readonly providers?: readonly InferenceSession.ExecutionProviderConfig[];
   readonly threads: number | null;
+  readonly gpu?: OrtGpu | null;
+}
+
+/** What a session on WebGPU needs beside one on the processor. */
+export interface OrtGpu {
+  /** Which all sessions of the engine share. */
+  readonly turn: Turn;
+  readonly watch: Watch;
+  /** The option that asked for it, for messages. */
+  readonly option: string;
 }
 
 /** Open one component's graph; dynamic axes, so one entry serves every length. */
@@ -54,19 +65,29 @@ export async function openOrtSession(bundle: Bundle, graphs: readonly Graph[], h
   if (how.providers) options.executionProviders = how.providers;
   if (how.threads !== null) options.intraOpNumThreads = how.threads;
   options.extra = entriesOf(bundle);
+  const gpu = how.gpu ?? null;
+  // A cache goes back in with the next token: it stays where it was made.
+  if (gpu !== null) {
+    options.preferredOutputLocation = Object.fromEntries(
+      Object.values(graph.state).map((name) => [name, "gpu-buffer" as const]),
+    );
+  }
   if (graph.weights !== null) {
     options.externalData = [{ path: graph.weights.split("/").pop()!, data: bundle.read(graph.weights) }];
   }
+  const turn = gpu?.turn ?? inTurn();
   let opened: InferenceSession;
   try {
-    opened = await how.ort.InferenceSession.create(bundle.read(graph.file), options);
+    opened = await turn(() => how.ort.InferenceSession.create(bundle.read(graph.file), options));
+    gpu?.watch.check();
   } catch (error) {
-    throw openingError(error, how.name, graph, bundle);
+    gpu?.watch.end();
+    throw openingError(error, how, graph, bundle);
   }
   bundle.release(graph.file);
   if (graph.weights !== null) bundle.release(graph.weights);
   checkNames(bundle, graph, opened);
-  return new OrtSession(graph, opened, how.ort, how.used);
+  return new OrtSession(graph, opened, how, turn);
 }
 
 /** Session options of a bundle as the nested object that onnxruntime's JavaScript takes. */
@@ -87,13 +108,20 @@ function entriesOf(bundle: Bundle): Record<string, unknown> {
   return nested;
 }
 
-function openingError(error: unknown, engine: string, graph: Graph, bundle: Bundle): Error {
+function openingError(error: unknown, how: OrtOpening, graph: Graph, bundle: Bundle): Error {
+  if (error instanceof SatchelError) return error;
   const said = error instanceof Error ? error.message : String(error);
   if (outOfMemory(said)) return memoryError(graph.file);
   return new SupportError(`Cannot run ${graph.file} of the bundle ${bundle.path}.`, {
-    why: `${engine} refuses it: ${said.trim().split("\n")[0].slice(0, 300)}`,
-    fix: "update the engine in this app, or convert for a profile with this engine version",
+    why: `${how.name} refuses it: ${firstLine(said)}`,
+    fix: how.gpu
+      ? `leave ${how.gpu.option} out: "wasm" may run it`
+      : "update the engine in this app, or convert for a profile with this engine version",
   });
+}
+
+function firstLine(said: string): string {
+  return said.trim().split("\n")[0].slice(0, 300);
 }
 
 function outOfMemory(said: string): boolean {
@@ -134,15 +162,18 @@ class OrtSession implements Session {
   readonly #graph: Graph;
   readonly #ort: OrtModule;
   readonly #names: readonly string[];
+  readonly #watch: Watch | null;
   #engine: InferenceSession | null;
   // The engine takes one call at a time, and refuses a second one: calls wait for each other here.
-  #last: Promise<unknown> = Promise.resolve();
+  readonly #turn: Turn;
 
-  constructor(graph: Graph, engine: InferenceSession, ort: OrtModule, used: Used) {
+  constructor(graph: Graph, engine: InferenceSession, how: OrtOpening, turn: Turn) {
     this.#graph = graph;
     this.#engine = engine;
-    this.#ort = ort;
-    this.used = used;
+    this.#ort = how.ort;
+    this.#turn = turn;
+    this.#watch = how.gpu?.watch ?? null;
+    this.used = how.used;
     this.inputs = given(graph);
     this.outputs = answered(graph);
     this.#names = this.outputs.map((spec) => spec.name);
@@ -161,16 +192,14 @@ class OrtSession implements Session {
   }
 
   run(tensors: Tensors, state: State | null = null, only: readonly string[] = this.#names): Promise<Tensors> {
-    const call = (): Promise<Tensors> => this.#run(tensors, state as OrtCache | null, only);
-    const turn = this.#last.then(call, call);
-    this.#last = turn.catch(() => undefined);
-    return turn;
+    return this.#turn(() => this.#run(tensors, state as OrtCache | null, only));
   }
 
   async #run(tensors: Tensors, state: OrtCache | null, only: readonly string[]): Promise<Tensors> {
     const engine = this.#engine;
     if (engine === null)
       throw new UsageError("Cannot run the session.", { why: "it was closed", fix: "load the bundle again" });
+    this.#watch?.check();
     const feeds: Record<string, OrtTensor> = {};
     for (const spec of this.inputs) feeds[spec.name] = this.#given(spec, tensors);
     const asked = [...only];
@@ -181,9 +210,13 @@ class OrtSession implements Session {
       found = await engine.run(feeds, asked);
     } catch (error) {
       const said = error instanceof Error ? error.message : String(error);
+      // Of a call that broke off the engine keeps what was bound for it, and would take that for the next one.
+      this.#watch?.fail(`${this.used.engine} broke off: ${firstLine(said)}`);
       if (outOfMemory(said)) throw memoryError("an input of this size");
+      this.#watch?.check();
       throw error;
     }
+    this.#watch?.check();
     cache?.keep(found as Record<string, OrtTensor>);
     const answers: Tensors = {};
     for (const name of only) {
@@ -205,7 +238,8 @@ class OrtSession implements Session {
   async close(): Promise<void> {
     const engine = this.#engine;
     this.#engine = null;
-    await engine?.release();
+    this.#watch?.end();
+    if (engine !== null) await this.#turn(() => engine.release());
   }
 }
 

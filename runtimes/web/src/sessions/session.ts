@@ -18,7 +18,7 @@ export interface State {
   readonly batch: number;
   readonly capacity: number;
   /** Make room for so many tokens in all. */
-  hold(tokens: number): void;
+  hold(tokens: number): Promise<void>;
   dispose(): void;
 }
 
@@ -56,4 +56,17 @@ export function engineFor(bundle: Bundle, engines: readonly EngineAdapter[]): En
     why: `it holds '${format}'; the engines given here run ${engines.map((each) => each.format).join(", ") || "nothing"}`,
     fix: "pass another engine to load(), or convert with --format onnx",
   });
+}
+
+/** Calls that wait for each other. */
+export type Turn = <T>(call: () => Promise<T>) => Promise<T>;
+
+/** A queue of calls, for an engine that takes one at a time. */
+export function inTurn(): Turn {
+  let last: Promise<unknown> = Promise.resolve();
+  return (call) => {
+    const turn = last.then(call, call);
+    last = turn.catch(() => undefined);
+    return turn;
+  };
 }
