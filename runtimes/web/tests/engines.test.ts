@@ -1,7 +1,7 @@
 /** Engines by contract: what an adapter gives an engine, and what it says where there is none. */
 
 import * as common from "onnxruntime-common";
-import { afterEach, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import type { Bundle } from "../src/bundle.js";
 import type { Graph } from "../src/manifest.js";
 import { nodesOf } from "../src/sessions/onnx_nodes.js";
@@ -17,11 +17,11 @@ const GRAPH = {
   ...{ entry: null, bind: {}, weights: null, state: {}, window: null },
 } as Graph;
 
-function bundle(options: Record<string, string> = {}): Bundle {
+function bundle(options: Record<string, string> = {}, scheme = "fp32"): Bundle {
   const whole = new Uint8Array(16);
   return {
     path: "a test",
-    manifest: { target: { format: "onnx", engine: { options } } },
+    manifest: { target: { format: "onnx", scheme, engine: { options } } },
     read: () => whole.subarray(4, 8), // a view of a larger buffer
     release: () => undefined,
   } as unknown as Bundle;
@@ -125,9 +125,17 @@ test.each([
   },
 );
 
-/** An onnxruntime-web whose calls say when they begin and end. */
-function ortThatSays(calls: string[]) {
-  const session = {
+describe("on WebGPU", () => {
+  const given = { input_ids: int64([5, 6], [1, 2]) };
+  const calls: string[] = [];
+  let lose: (info: object) => void;
+  // The page's one device: it is made for the first bundle.
+  const device = Object.assign(new EventTarget(), {
+    features: new Set<string>(),
+    lost: new Promise((resolve) => (lose = resolve)),
+  });
+  const adapter = { features: new Set(), limits: {}, requestDevice: async () => device };
+  const engineSession = {
     inputNames: ["input_ids"],
     outputNames: ["logits"],
     run: async () => {
@@ -138,35 +146,45 @@ function ortThatSays(calls: string[]) {
     },
     release: async () => undefined,
   };
-  return {
-    InferenceSession: { create: async () => session },
+  const module = async (): Promise<unknown> => ({
+    InferenceSession: { create: async () => engineSession },
     Tensor: common.Tensor,
     env: { versions: { common: "1" }, wasm: {} },
-  };
-}
+  });
+  const open = (scheme = "fp32") =>
+    onnxRuntimeWeb({ backend: "webgpu", module }).openSession(bundle({}, scheme), [GRAPH], { threads: null });
 
-test("on WebGPU, sessions of one engine take turns, and one whose device fails answers no more", async () => {
-  let lose: (info: object) => void = () => undefined;
-  const device = Object.assign(new EventTarget(), { lost: new Promise((resolve) => (lose = resolve)) });
-  const calls: string[] = [];
-  const adapter = { features: new Set(), limits: {}, requestDevice: async () => device };
-  vi.stubGlobal("navigator", { gpu: { requestAdapter: async () => adapter } });
-  const engine = onnxRuntimeWeb({ backend: "webgpu", module: async () => ortThatSays(calls) });
-  const one = await engine.openSession(bundle(), [GRAPH], { threads: null });
-  const other = await engine.openSession(bundle(), [GRAPH], { threads: null });
-  const given = { input_ids: int64([5, 6], [1, 2]) };
+  beforeEach(() => vi.stubGlobal("navigator", { gpu: { requestAdapter: async () => adapter } }));
 
-  await Promise.all([one.run(given), other.run(given)]);
-  expect(calls).toEqual(["begin", "end", "begin", "end"]);
+  test("a bundle in float16 is refused where shaders have none", async () => {
+    await expect(open("fp16")).rejects.toThrow(/its numbers are float16, and this graphics processor has none/);
+  });
 
-  device.dispatchEvent(Object.assign(new Event("uncapturederror"), { error: { message: "too large\nand more" } }));
-  await expect(one.run(given)).rejects.toThrow(/why: it refused a step \(too large\)\n {2}fix: load the bundle again/);
+  test("calls of two sessions wait for each other", async () => {
+    const [one, other] = [await open(), await open()];
 
-  const fresh = await engine.openSession(bundle(), [GRAPH], { threads: null });
-  await fresh.run(given);
-  const running = fresh.run(given);
-  lose({ message: "the driver crashed" });
-  await expect(running).rejects.toThrow(/took it away \(the driver crashed\)/);
+    await Promise.all([one.run(given), other.run(given)]);
+
+    expect(calls).toEqual(["begin", "end", "begin", "end"]);
+  });
+
+  test("a session whose device refused a step answers no more, and one that is opened then does", async () => {
+    const session = await open();
+
+    device.dispatchEvent(Object.assign(new Event("uncapturederror"), { error: { message: "too large\nand more" } }));
+
+    await expect(session.run(given)).rejects.toThrow(/it refused a step \(too large\)\n {2}fix: load the bundle again/);
+    await (await open()).run(given);
+  });
+
+  test("an answer that comes as the device is lost is refused", async () => {
+    const session = await open();
+    const running = session.run(given);
+
+    lose({ message: "the driver crashed" });
+
+    await expect(running).rejects.toThrow(/took it away \(the driver crashed\)/);
+  });
 });
 
 test("nodes are named by their operator, whatever else is in the file", () => {

@@ -53,19 +53,15 @@ export function ask(asked: Asked): Promise<Json> {
   });
 }
 
-let held: Predictor | null = null;
+const held = new Map<string, Predictor>();
 
 /** Answer with a bundle that is left open. */
 export function askHeld(asked: Asked): Promise<Json> {
   return told(async () => {
-    held ??= await opened(asked);
-    return { answers: await answered(held, asked) };
+    const predictor = held.get(asked.folder) ?? (await opened(asked));
+    held.set(asked.folder, predictor);
+    return { answers: await answered(predictor, asked) };
   });
-}
-
-export async function drop(): Promise<void> {
-  await held?.close();
-  held = null;
 }
 
 /** Several bundles, of which none waits for another. */
@@ -112,7 +108,6 @@ if (inWorker) {
     askHeld,
     askPieces,
     askTogether,
-    drop,
     askWorker: (asked: Asked) =>
       new Promise((resolve, reject) => {
         const worker = new Worker(import.meta.url, { type: "module" });

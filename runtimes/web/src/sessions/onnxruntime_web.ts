@@ -1,6 +1,7 @@
 /** ONNX bundles in a browser: onnxruntime-web, on WebAssembly or WebGPU. */
 
 import type { InferenceSession } from "onnxruntime-common";
+import type { Bundle } from "../bundle.js";
 import { SupportError, ToolchainError } from "../errors.js";
 import { nodesOf } from "./onnx_nodes.js";
 import { openOrtSession, type OrtModule } from "./ort.js";
@@ -49,6 +50,7 @@ export function onnxRuntimeWeb(options: OnnxWebOptions = {}): EngineAdapter {
     async openSession(bundle, graphs, { threads }) {
       checkSimd();
       const device = backend === "webgpu" ? await openDevice(bundle.path, "backend") : null;
+      if (device !== null) checkHalves(device, bundle);
       const engine = await engineOf(backend, options);
       const ort = engine.module;
       const wanted = engine.threads ?? threadsHere(threads);
@@ -72,12 +74,21 @@ export function onnxRuntimeWeb(options: OnnxWebOptions = {}): EngineAdapter {
         used: { engine: name, threads: wanted, delegate: backend === "webgpu" ? "webgpu" : null },
         providers: [provider ?? "wasm"],
         threads: null, // of the module as a whole
-        gpu: device && { turn: gpuTurn, watch: new Watch(device, bundle.path, "backend"), option: "backend" },
+        gpu: device && { turn: gpuTurn, watch: () => new Watch(device, bundle.path, "backend"), option: "backend" },
       });
       engine.threads = wanted;
       return opened;
     },
   };
+}
+
+/** A shader of float16 needs the processor's own; the engine finds out in the first call. */
+function checkHalves(device: GPUDevice, { path, manifest }: Bundle): void {
+  if (manifest.target.scheme !== "fp16" || device.features.has("shader-f16")) return;
+  throw new SupportError(`Cannot run ${path} on WebGPU.`, {
+    why: "its numbers are float16, and this graphics processor has none in shaders",
+    fix: 'convert with --quantize fp32, or leave backend out: "wasm" runs everywhere',
+  });
 }
 
 async function engineOf(

@@ -41,7 +41,7 @@ export interface OrtOpening {
 export interface OrtGpu {
   /** Which all sessions of the engine share. */
   readonly turn: Turn;
-  readonly watch: Watch;
+  readonly watch: () => Watch;
   /** The option that asked for it, for messages. */
   readonly option: string;
 }
@@ -76,18 +76,18 @@ export async function openOrtSession(bundle: Bundle, graphs: readonly Graph[], h
     options.externalData = [{ path: graph.weights.split("/").pop()!, data: bundle.read(graph.weights) }];
   }
   const turn = gpu?.turn ?? inTurn();
+  const watch = gpu?.watch() ?? null;
   let opened: InferenceSession;
   try {
     opened = await turn(() => how.ort.InferenceSession.create(bundle.read(graph.file), options));
-    gpu?.watch.check();
   } catch (error) {
-    gpu?.watch.end();
+    watch?.end();
     throw openingError(error, how, graph, bundle);
   }
   bundle.release(graph.file);
   if (graph.weights !== null) bundle.release(graph.weights);
   checkNames(bundle, graph, opened);
-  return new OrtSession(graph, opened, how, turn);
+  return new OrtSession(graph, opened, how, turn, watch);
 }
 
 /** Session options of a bundle as the nested object that onnxruntime's JavaScript takes. */
@@ -167,12 +167,12 @@ class OrtSession implements Session {
   // The engine takes one call at a time, and refuses a second one: calls wait for each other here.
   readonly #turn: Turn;
 
-  constructor(graph: Graph, engine: InferenceSession, how: OrtOpening, turn: Turn) {
+  constructor(graph: Graph, engine: InferenceSession, how: OrtOpening, turn: Turn, watch: Watch | null) {
     this.#graph = graph;
     this.#engine = engine;
     this.#ort = how.ort;
     this.#turn = turn;
-    this.#watch = how.gpu?.watch ?? null;
+    this.#watch = watch;
     this.used = how.used;
     this.inputs = given(graph);
     this.outputs = answered(graph);
