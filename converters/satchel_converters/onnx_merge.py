@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .onnx_smooth import weighted
-from .onnx_tensors import tensor_of, values_of
+from .onnx_tensors import tensor_of, uses_of, values_of
 
 if TYPE_CHECKING:
     import onnx
@@ -27,10 +27,7 @@ def merge_products(model: onnx.ModelProto) -> None:
 
     graph = model.graph
     tensors = {each.name: each for each in graph.initializer}
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
+    uses = uses_of(model)
     groups: dict[str, list[onnx.NodeProto]] = {}
     for node in weighted(model).values():
         if len(tensors[node.input[1]].dims) == _MATRIX and uses[node.input[1]] == 1:

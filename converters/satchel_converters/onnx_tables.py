@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .onnx_tensors import tensor_of, values_of
+from .onnx_tensors import tensor_of, uses_of, values_of
 
 if TYPE_CHECKING:
     import onnx
@@ -27,10 +27,7 @@ def embeddings_to_int8(model: onnx.ModelProto, kept: Collection[str] = ()) -> No
 
     graph = model.graph
     tables = {each.name: each for each in graph.initializer}
-    uses: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            uses[name] = uses.get(name, 0) + 1
+    uses = uses_of(model)
     for place in reversed(range(len(graph.node))):
         node = graph.node[place]
         if node.op_type != "Gather" or node.input[0] not in tables or uses[node.input[0]] > 1:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -30,6 +31,7 @@ __all__ = [
     "opened_apart",
     "spilling",
     "tensor_of",
+    "uses_of",
     "values_of",
     "write_graph",
 ]
@@ -70,6 +72,11 @@ def open_graph(folder: Path, graph: Graph, apart: bool) -> onnx.ModelProto:
             if entry.key == "location":
                 entry.value = str((folder / graph.file).parent.absolute() / entry.value)
     return model
+
+
+def uses_of(model: onnx.ModelProto) -> Counter[str]:
+    """How often each tensor is an input of a node."""
+    return Counter(name for node in model.graph.node for name in node.input)
 
 
 def lies_apart(tensor: onnx.TensorProto) -> bool:

@@ -46,7 +46,7 @@ def bench_on(
         targets: `local`, `ssh://[user@]host[:port]`, `browser`, `adb://serial`.
         options: those of the agent's `measure`.
         python: the interpreter on the devices.
-        https: for a browser, a PEM file with certificate and key, or "" for ones that are made for the run; None: plain http.
+        https: for a browser, a PEM file with certificate and key, or `OWN` for ones that are made for the run; None: plain http.
 
     Raises:
         SatchelError: a device cannot be reached, lacks something, or answers otherwise than the build machine (exit 10).

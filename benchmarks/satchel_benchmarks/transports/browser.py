@@ -31,11 +31,10 @@ from .answers import error_of
 from .browser_https import of_file, of_its_own
 from .browser_run import run_of_page
 from .browser_site import Server, Site
-from .device import Json, Tell
+from .device import OWN, Json, Tell
 
 __all__ = ["OWN", "Browser", "open_device", "page_files"]
 
-OWN = ""  # in place of the name of a certificate's file
 _LEAVES = 5.0  # seconds in which a page that went may come again: a reload
 
 
@@ -82,7 +81,8 @@ def page_files() -> dict[str, Path]:
 
 
 class Browser:
-    """`https` is a PEM file, or `OWN` for a certificate that is made; `comes_s` is how long a phone is waited for, `silent_s` how long it may say nothing once it is there."""
+    """`https` is a PEM file, or `OWN` for a certificate that is made; `comes_s` is how long a phone is waited for, `silent_s` how long
+    it may say nothing once it is there."""
 
     def __init__(
         self,
@@ -278,9 +278,5 @@ def _checked(said: Json) -> Json:
         return said
     error = said.get("error")
     if not isinstance(error, dict):
-        error = {
-            "what": "The page could not measure.",
-            "why": "it did not say why",
-            "fix": "look at the browser's console",
-        }
-    raise error_of(error)
+        error = {"why": "it did not say why", "fix": "look at the browser's console"}
+    raise error_of({"what": "The page could not measure.", **error})

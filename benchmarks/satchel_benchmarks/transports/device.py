@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["Device", "Json", "Tell"]
+__all__ = ["OWN", "Device", "Json", "Tell"]
+
+OWN = ""  # in place of the name of a certificate's file: one that is made for the run
 
 Tell = Callable[[str], None]
 Json = dict[str, Any]  # Any: what the agent says

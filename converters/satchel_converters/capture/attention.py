@@ -300,11 +300,10 @@ def among(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: fl
     where keys and values come by token.
     """
     heads = int(query.shape[1])
-    if torch.onnx.is_in_onnx_export():
-        found: torch.Tensor = _FusedAmong.apply(query, key, value, scale, heads)  # type: ignore[no-untyped-call]  # torch's own
-        return found.reshape(found.shape[0], found.shape[1], heads, int(value.shape[3]))
-    scores = torch.matmul(query * scale, key.transpose(2, 3))
-    return torch.matmul(torch.softmax(scores, dim=-1), value).transpose(1, 2)
+    if not torch.onnx.is_in_onnx_export():
+        return across(query, key, value, None, scale, heads)
+    found: torch.Tensor = _FusedAmong.apply(query, key, value, scale, heads)  # type: ignore[no-untyped-call]  # torch's own
+    return found.reshape(found.shape[0], found.shape[1], heads, int(value.shape[3]))
 
 
 def _attend_among(

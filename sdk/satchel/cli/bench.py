@@ -89,6 +89,7 @@ def bench(
     """
     from satchel_benchmarks.comparison import compare, regressions
     from satchel_benchmarks.comparison import table as rows_of
+    from satchel_benchmarks.transports.device import OWN
     from satchel_runtimes.bench import bench as measure
     from satchel_runtimes.errors import UsageError
     from satchel_runtimes.manifest import to_plain
@@ -102,7 +103,7 @@ def bench(
         raise UsageError("Cannot --sustain.", why="it needs a process of its own", fix="add --on local")
     if profile and not targets:
         raise UsageError("Cannot --profile.", why="it is done by a device's agent", fix="add --on local")
-    secure = str(certificate) if certificate else "" if https else None
+    secure = str(certificate) if certificate else OWN if https else None
     if secure is not None and not any(each.partition(":")[0] == "browser" for each in targets):
         raise UsageError("Cannot serve https.", why="nothing is served to a browser here", fix="add --on browser")
     if (out is not None or old is not None) and not targets:
