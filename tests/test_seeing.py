@@ -35,10 +35,10 @@ def converted(model: Path, **options: Any) -> Predictor:
     return load(out, threads=1, trust=True)
 
 
-def built(name: str, folder: Path) -> Path:
+def built(name: str, folder: Path, **settings: int) -> Path:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        getattr(seeing if hasattr(seeing, name) else writers, name)(folder)
+        getattr(seeing if hasattr(seeing, name) else writers, name)(folder, **settings)
     return folder
 
 
@@ -251,12 +251,12 @@ class TestEveryKind:
     @pytest.mark.slow
     @pytest.mark.parametrize("form", ["onnx", "tflite", "torchscript"])
     def test_describes_and_answers_with_a_t5_as_transformers_does(self, form: str, tmp_path: Path) -> None:
-        opened = converted(built("blip_2_t5", tmp_path / "blip"), format=form)
+        # With the row's own seed the toy says the same of every picture that it is asked "What" of.
+        opened = converted(built("blip_2_t5", tmp_path / "blip", seed=1), format=form)
         pictures = [draw(6000 + number) for number in range(3)]
         asked = [{"image": draw(6000 + i), "question": text} for i, text in enumerate(("No?", "What is in it?"))]
 
         assert opened.tasks == ("image-to-text", "visual-question-answering")
-        told = set()
         for options in ({"max_new_tokens": 12}, {"max_new_tokens": 10, "num_beams": 3}):
             for inputs, key, more in (
                 (pictures, "generated_text", {}),
@@ -264,10 +264,9 @@ class TestEveryKind:
             ):
                 theirs = seeing._tells(key, tmp_path / "blip", inputs, {**options, **more})[len(inputs) :]
                 assert opened.predict(inputs, **options, **more) == theirs
-                told |= {each[key] for each in theirs}
+                assert len({each[key] for each in theirs}) > 1
             theirs = seeing._tells("answer", tmp_path / "blip", asked, options)[len(asked) :]
             assert opened.predict(asked, task="visual-question-answering", **options) == theirs
-        assert len(told) > 1, "so dull a toy that all pictures are one to it shows nothing"
         with pytest.raises(UsageError, match="there is no question"):
             opened.predict({"image": pictures[0], "question": ""}, task="visual-question-answering")
 
